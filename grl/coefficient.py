@@ -1,0 +1,82 @@
+"""The one rule that says what a coefficient λ may be. Both backends call it; it knows neither framework."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+ACCEPTED = (
+    "a finite real number, a 0-d real array, one value per sample with shape (x.shape[0],), "
+    "or one per element with x's number of dimensions, each size equal to x's or 1"
+)
+
+
+def finite_number(value: Any, name: str = "coeff", accepted: str = ACCEPTED) -> float:
+    """Return a Python or NumPy real number as a 64-bit float.
+
+    Args:
+        value: the number to check.
+        name: the argument that the error names.
+        accepted: what the error says would have been right.
+
+    Returns:
+        `float(value)`, finite.
+
+    Raises:
+        TypeError: `value` is a bool, a string, None, complex, or no number at all.
+        ValueError: `value` is NaN, infinite, or too large for a 64-bit float.
+
+    Example:
+        >>> finite_number(np.float32(0.5))
+        0.5
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; accepted is {accepted}.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: got {value!r}, which is not finite; accepted is {accepted}.")
+    return number
+
+
+def require_real(dtype: Any, *, is_real: bool) -> None:
+    """Refuse a coefficient array whose dtype (shown in the error) is not real: bool, complex, or no number."""
+    if not is_real:
+        raise TypeError(f"coeff: got an array of dtype {dtype}, which is not real; accepted is {ACCEPTED}.")
+
+
+def aligned_shape(coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape in which a coefficient array multiplies a gradient of shape `x_shape`.
+
+    Reading a per-sample λ as one for the last axis is what silent broadcasting would do; here every shape has one
+    meaning or is refused.
+
+    Args:
+        coeff_shape: the shape of the coefficient array: `()`, `(N,)`, or as many dimensions as `x_shape`.
+        x_shape: the shape `(N, ...)` of the layer's input.
+
+    Returns:
+        A shape of the same number of elements that broadcasts against `x_shape` to exactly `x_shape`.
+
+    Raises:
+        ValueError: the coefficient is neither a scalar, nor per sample, nor per element. Both shapes are named.
+
+    Example:
+        >>> aligned_shape((8,), (8, 3, 32, 32))
+        (8, 1, 1, 1)
+    """
+    if coeff_shape == ():
+        return ()
+    if len(coeff_shape) == len(x_shape) and all(c in (1, n) for c, n in zip(coeff_shape, x_shape, strict=True)):
+        return coeff_shape
+    if len(x_shape) >= 2 and coeff_shape == x_shape[:1]:
+        return coeff_shape + (1,) * (len(x_shape) - 1)
+    raise ValueError(
+        f"coeff: got shape {tuple(coeff_shape)} for x of shape {tuple(x_shape)}; accepted is {ACCEPTED}. "
+        "Nothing is broadcast silently."
+    )

@@ -1,0 +1,146 @@
+"""Ramps of the coefficient λ over training: pure functions `step -> λ`, for either framework.
+
+Every schedule is a frozen dataclass. Called with a Python or NumPy integer it returns a Python float; called with a
+JAX integer, traced or not, it returns a JAX scalar, so that it can stand inside `jax.jit` and `jax.lax.scan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grl.coefficient import finite_number
+
+Schedule = Callable[[Any], Any]
+"""`step -> λ`; every class of this module is one, and so is any function of that form."""
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """λ(step) = value.
+
+    Args:
+        value: λ, a finite real number.
+
+    Raises:
+        TypeError, ValueError: `value` is not a finite real number.
+
+    Example:
+        >>> ConstantSchedule(0.3)(1000)
+        0.3
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "value")
+
+    def __call__(self, step: Any) -> Any:
+        """λ at `step` (an integer, 0 at the first step)."""
+        return _mix(self.value, self.value, 0 * _progress(step, 1))
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """λ(step) = (1 − p)·start + p·end, with progress p = clip(step / total_steps, 0, 1).
+
+    Args:
+        total_steps: the number of steps after which λ stays at `end`; a positive integer.
+        start: λ at step 0. The default −1 passes the gradient on, as a plain identity would.
+        end: λ from `total_steps` on. The default 1 reverses.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind.
+
+    Example:
+        >>> [LinearSchedule(4)(step) for step in range(6)]
+        [-1.0, -0.5, 0.0, 0.5, 1.0, 1.0]
+    """
+
+    total_steps: int
+    start: float = -1.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_total_steps(self.total_steps)
+        _check_numbers(self, "start", "end")
+
+    def __call__(self, step: Any) -> Any:
+        """λ at `step` (an integer, 0 at the first step)."""
+        return _mix(self.start, self.end, _progress(step, self.total_steps))
+
+
+@dataclass(frozen=True)
+class DannSchedule:
+    """λ(step) = low + (high − low)·tanh(γp/2), with progress p = clip(step / total_steps, 0, 1).
+
+    tanh(γp/2) is the paper's 2/(1 + exp(−γp)) − 1. λ ends at low + (high − low)·tanh(γ/2): with γ = 10 that is
+    0.9999 of the way to `high`, while γ = 1, the warm start of the Transfer-Learning-Library, ends at 0.46 of it.
+
+    Args:
+        total_steps: the number of steps of the ramp; a positive integer.
+        gamma: γ, how fast λ rises; a finite number.
+        low: λ at step 0.
+        high: the λ that the ramp approaches.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind.
+
+    Example:
+        >>> [round(DannSchedule(100)(step), 3) for step in (0, 10, 50, 100)]
+        [0.0, 0.462, 0.987, 1.0]
+
+    Reference:
+        Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, section 5.2.2, arXiv:1505.07818.
+    """
+
+    total_steps: int
+    gamma: float = 10.0
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_total_steps(self.total_steps)
+        _check_numbers(self, "gamma", "low", "high")
+
+    def __call__(self, step: Any) -> Any:
+        """λ at `step` (an integer, 0 at the first step)."""
+        progress = _progress(step, self.total_steps)
+        if isinstance(progress, float):
+            return _mix(self.low, self.high, math.tanh(self.gamma * progress / 2))
+        import jax.numpy as jnp
+
+        return _mix(self.low, self.high, jnp.tanh(self.gamma * progress / 2))
+
+
+def _mix(start: float, end: float, weight: Any) -> Any:
+    # Not start + weight·(end − start): this form meets both ends exactly.
+    return (1 - weight) * start + weight * end
+
+
+def _progress(step: Any, total_steps: int) -> Any:
+    if isinstance(step, int | np.integer) and not isinstance(step, bool):
+        return min(max(int(step) / total_steps, 0.0), 1.0)
+    if type(step).__module__.startswith("jax"):  # only a caller who has JAX can hand in one of its values
+        import jax.numpy as jnp
+
+        if jnp.ndim(step) == 0 and jnp.issubdtype(step.dtype, jnp.integer):
+            return jnp.clip(step / total_steps, 0.0, 1.0)
+    raise TypeError(f"step: got {step!r} of type {type(step).__name__}; accepted is a Python, NumPy or JAX integer.")
+
+
+def _check_total_steps(total_steps: Any) -> None:
+    if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer):
+        raise TypeError(f"total_steps: got {total_steps!r}; accepted is a positive integer.")
+    if total_steps < 1:
+        raise ValueError(f"total_steps: got {total_steps}; accepted is a positive integer.")
+
+
+def _check_numbers(schedule: Any, *names: str) -> None:
+    for name in names:
+        number = finite_number(getattr(schedule, name), name, "a finite real number")
+        object.__setattr__(schedule, name, number)  # frozen: the 64-bit float is what the schedule keeps

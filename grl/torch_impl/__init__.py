@@ -1,0 +1,16 @@
+"""Gradient reversal in PyTorch: the function, the raw rule, the layer and the model.
+
+`grl.jax_impl` has the same names, so that a port is a change of one import line.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError('grl.torch_impl needs PyTorch: pip install "grl[torch]"') from error
+
+from grl.torch_impl.function import GradientReverseFunction, gradient_reversal
+from grl.torch_impl.module import GRL
+
+__all__ = ["GRL", "GradientReverseFunction", "gradient_reversal"]

@@ -1,0 +1,220 @@
+"""Gradient reversal as a function: R(x; λ) = x with the declared Jacobian −λ·I."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+from torch.autograd import Function, forward_ad
+from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
+from torch.utils import _pytree as pytree
+
+from grl.coefficient import aligned_shape, finite_number, require_real
+
+__all__ = ["GradientReverseFunction", "gradient_reversal"]
+
+
+def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
+    """Return `x` unchanged; multiply its gradient by −λ on the way back.
+
+    Forward y = x, a view of the same storage. Backward g ↦ −λ·g: one multiply and one rounding, taken in float32 for
+    float16 and bfloat16. The Jacobian is −λ·I in forward mode and at every higher order as well, in eager PyTorch,
+    under `torch.func`, `torch.compile` and every composition of the two.
+
+    Args:
+        x: a tensor of any shape, or a pytree (tuple, list, dict, nested) of tensors. Leaves that carry no gradient
+            (integers, bools, plain Python values) are returned as they are.
+        coeff: λ; reverses where positive, blocks where 0, passes on (scaled) where negative. A finite real number,
+            a 0-d real tensor, one value per sample with shape (N,), or one per element. λ never gets a gradient.
+
+    Returns:
+        What came in, values bit for bit the same, each tensor with x's dtype, shape, strides, device and subclass.
+        Under forward-mode differentiation the value is a copy instead of a view. So it is in a program captured by
+        `torch.export`, which holds the layer as the operator `grl::gradient_reversal` and needs `grl` to run; captured
+        under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity.
+
+    Raises:
+        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library.
+        ValueError: λ is not finite, or its shape fits neither of the forms above.
+        RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after), or
+            when a tensor λ is changed in place between forward and backward.
+
+    Example:
+        >>> x = torch.ones(3, requires_grad=True)
+        >>> gradient_reversal(x, 0.5).sum().backward()
+        >>> x.grad
+        tensor([-0.5000, -0.5000, -0.5000])
+
+    Reference:
+        Ganin & Lempitsky 2015, Unsupervised Domain Adaptation by Backpropagation, arXiv:1409.7495.
+    """
+    # One plain tensor, a Python float, nothing that traces or transforms: by far the commonest call, and the only
+    # one whose cost would be noticed. `Function.apply` binds its signature by `inspect`, which alone costs thrice this.
+    if (
+        type(x) is Tensor
+        and type(coeff) is float
+        and not _is_dynamo_compiling()
+        and not _are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and -inf < coeff < inf
+    ):
+        return _apply_eagerly(x, coeff)
+    coeff = _as_coefficient(coeff)
+    if isinstance(x, Tensor):
+        return _reverse_leaf(x, coeff)
+    return pytree.tree_map(lambda leaf: _reverse_leaf(leaf, coeff), x)
+
+
+class GradientReverseFunction(Function):
+    """The rule itself, as a `torch.autograd.Function`: `GradientReverseFunction.apply(x, coeff=1.0)`.
+
+    y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. Right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds the
+    checks of λ, pytrees and a shorter way through PyTorch.
+
+    Args:
+        x: one tensor of any shape.
+        coeff: λ, a float, or a real tensor that broadcasts against x without enlarging it.
+
+    Returns:
+        A view of `x`.
+
+    Raises:
+        RuntimeError: as `gradient_reversal` does, from PyTorch.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> GradientReverseFunction.apply(x).sum().backward()
+        >>> x.grad
+        tensor([-1., -1.])
+
+    Reference:
+        Ganin & Lempitsky 2015, arXiv:1409.7495.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, coeff: float | Tensor = 1.0) -> Tensor:
+        """Return a view of `x`, or a copy where PyTorch admits no view (see `gradient_reversal`)."""
+        if torch.compiler.is_exporting():
+            exported: Tensor = _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
+            return exported
+        if forward_ad._current_level >= 0:
+            # PyTorch demands of a view's tangent that it be a view of the tangent that came in; −λ·ẋ is none.
+            return x.clone()
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
+        """Keep λ for the derivative, and nothing else."""
+        coeff = inputs[1]
+        if isinstance(coeff, Tensor):  # saved as PyTorch wants it, so that a change in place before backward raises
+            ctx.coeff = None
+            ctx.save_for_backward(coeff)
+            ctx.save_for_forward(coeff)
+        else:
+            ctx.coeff = coeff
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        """x̄ = −λ·ȳ. λ gets no gradient."""
+        return _scale(cotangent, _coefficient_of(ctx)), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        """ẏ = −λ·ẋ."""
+        return _scale(tangent, _coefficient_of(ctx))
+
+
+# Dynamo would otherwise inline `forward` alone under `torch.func` and drop the gradient without a word (pytorch#193279;
+# for jvp pytorch#192985; torch 2.11 to 2.13), and refuse a Function that has a `jvp`. Kept whole in the graph, the
+# Function is traced by AOTAutograd, which differentiates it as eager PyTorch does.
+torch.compiler.allow_in_graph(GradientReverseFunction)
+
+
+class _EagerReverse(Function):
+    """The same rule in the form that PyTorch runs fastest: a ctx-style forward that returns its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, coeff: float) -> Tensor:
+        ctx.coeff = coeff
+        return x  # autograd makes the view, in C++
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        return _scale(cotangent, ctx.coeff), None
+
+
+# The C++ apply, without the Python wrapper that looks for transformations.
+_apply_eagerly: Callable[[Tensor, float], Tensor] = super(Function, _EagerReverse).apply
+
+
+def _scale(tensor: Tensor, coeff: float | Tensor) -> Tensor:
+    """−λ·t with one rounding: in float32 for 16-bit floats, in t's own precision otherwise."""
+    if tensor.is_complex():  # λ is real: a complex multiply would turn inf·0 into NaN
+        return torch.complex(_scale(tensor.real, coeff), _scale(tensor.imag, coeff))
+    if not isinstance(coeff, Tensor):
+        return tensor * -coeff  # PyTorch itself multiplies a 16-bit tensor by a number in float32
+    precision = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
+    factor = -coeff.detach().to(precision)
+    return (tensor.to(precision) * factor).to(tensor.dtype)
+
+
+def _coefficient_of(ctx: Any) -> float | Tensor:
+    if ctx.coeff is not None:
+        return ctx.coeff  # type: ignore[no-any-return]
+    (coeff,) = ctx.saved_tensors
+    return coeff  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("grl::gradient_reversal", mutates_args=())
+def _exported_reverse(x: Tensor, coeff: Tensor) -> Tensor:
+    """The rule as an operator: a program captured by `torch.export` keeps operators and forgets Functions."""
+    return x.clone()
+
+
+_exported_reverse.register_fake(lambda x, coeff: torch.empty_like(x))
+_exported_reverse.register_autograd(
+    lambda ctx, cotangent: (_scale(cotangent, _coefficient_of(ctx)), None),
+    setup_context=GradientReverseFunction.setup_context,
+)
+
+
+# Up to torch 2.12 a Python number that the backward pass needs costs one compilation for each of its values; as the
+# factor of a tensor it costs two in all, as it does by itself from 2.13 on.
+_NUMBERS_RECOMPILE = torch.torch_version.TorchVersion(torch.__version__) < "2.13"
+
+
+def _as_coefficient(coeff: Any) -> float | Tensor:
+    if type(coeff) is float and torch.compiler.is_compiling():
+        # Traced, so it has no value to check: a comparison would compile anew for each λ.
+        return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else coeff
+    if isinstance(coeff, np.ndarray):
+        coeff = torch.tensor(coeff)  # a copy: the array may change before backward, and NumPy would not tell
+    if isinstance(coeff, Tensor):
+        require_real(coeff.dtype, is_real=not (coeff.is_complex() or coeff.dtype == torch.bool))
+        return coeff
+    if isinstance(coeff, torch.SymFloat | torch.SymInt):  # a number that is being traced: it has no value to check
+        return coeff  # type: ignore[return-value]
+    return finite_number(coeff)
+
+
+def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
+    if isinstance(leaf, torch.fx.Proxy):  # a symbolic trace (torch.fx) keeps the call as it stands
+        return leaf.tracer.create_proxy("call_function", gradient_reversal, (leaf, coeff), {})
+    if not isinstance(leaf, Tensor):
+        if hasattr(leaf, "__array__"):
+            raise TypeError(f"x: got a {type(leaf).__module__}.{type(leaf).__name__}; accepted are torch tensors.")
+        return leaf
+    if not (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf
+    if isinstance(coeff, Tensor):
+        coeff = coeff.reshape(aligned_shape(coeff.shape, leaf.shape))
+    if torch.compiler.is_exporting() and (not torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()):
+        return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
+    return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
