@@ -57,7 +57,7 @@ def gradient_reversal_jvp(x: Any, coeff: Any = 1.0) -> Any:
 
     The twin of `gradient_reversal`: the same values, the same bits of the gradient, and ẋ ↦ −λ·ẋ under `jax.jvp`,
     `jax.linearize` and `jax.jacfwd`. `jax.linear_transpose` serves what these give (it raises on R itself, whose
-    value is not what its derivative is of).
+    value is not what its derivative is of). The gradient of a complex x may lose the sign of a zero part.
 
     Args:
         x: as for `gradient_reversal`.
@@ -138,4 +138,8 @@ def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     shape = aligned_shape(jnp.shape(coeff), leaf.shape)
-    return reverse(leaf, jnp.reshape(coeff, shape)) if isinstance(leaf, Tracer) else leaf
+    if not isinstance(leaf, Tracer):
+        return leaf
+    with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
+        coeff = jnp.asarray(coeff)
+    return reverse(leaf, coeff.reshape(shape))

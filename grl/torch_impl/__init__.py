@@ -10,7 +10,8 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('grl.torch_impl needs PyTorch: pip install "grl[torch]"') from error
 
+from grl.torch_impl.dann import DANN
 from grl.torch_impl.function import GradientReverseFunction, gradient_reversal
 from grl.torch_impl.module import GRL
 
-__all__ = ["GRL", "GradientReverseFunction", "gradient_reversal"]
+__all__ = ["DANN", "GRL", "GradientReverseFunction", "gradient_reversal"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         and not _is_dynamo_compiling()
         and not _are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and -inf < coeff < inf
+        and coeff - coeff == 0.0  # finite; the cheapest way to ask
     ):
         return _apply_eagerly(x, coeff)
     coeff = _as_coefficient(coeff)
@@ -73,18 +72,18 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
 class GradientReverseFunction(Function):
     """The rule itself, as a `torch.autograd.Function`: `GradientReverseFunction.apply(x, coeff=1.0)`.
 
-    y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. Right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds the
-    checks of λ, pytrees and a shorter way through PyTorch.
+    y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. Right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds
+    pytrees and a shorter way through PyTorch.
 
     Args:
         x: one tensor of any shape.
-        coeff: λ, a float, or a real tensor that broadcasts against x without enlarging it.
+        coeff: λ, as for `gradient_reversal`.
 
     Returns:
-        A view of `x`.
+        A view of `x`, or a copy where `gradient_reversal` returns one.
 
     Raises:
-        RuntimeError: as `gradient_reversal` does, from PyTorch.
+        TypeError, ValueError, RuntimeError: as `gradient_reversal` does.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
@@ -101,6 +100,7 @@ class GradientReverseFunction(Function):
     @staticmethod
     def forward(x: Tensor, coeff: float | Tensor = 1.0) -> Tensor:
         """Return a view of `x`, or a copy where PyTorch admits no view (see `gradient_reversal`)."""
+        coeff = _coefficient_for(x, coeff)
         if torch.compiler.is_exporting():
             exported: Tensor = _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
             return exported
@@ -112,7 +112,7 @@ class GradientReverseFunction(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
         """Keep λ for the derivative, and nothing else."""
-        coeff = inputs[1]
+        coeff = _coefficient_for(*inputs)
         if isinstance(coeff, Tensor):  # saved as PyTorch wants it, so that a change in place before backward raises
             ctx.coeff = None
             ctx.save_for_backward(coeff)
@@ -138,12 +138,12 @@ torch.compiler.allow_in_graph(GradientReverseFunction)
 
 
 class _EagerReverse(Function):
-    """The same rule in the form that PyTorch runs fastest: a ctx-style forward that returns its input."""
+    """The same rule in the form that PyTorch runs fastest: forward and context in one function."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, coeff: float) -> Tensor:
         ctx.coeff = coeff
-        return x  # autograd makes the view, in C++
+        return x.view_as(x)  # a tenth faster than `return x`, of which autograd makes the same view itself
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
@@ -161,8 +161,7 @@ def _scale(tensor: Tensor, coeff: float | Tensor) -> Tensor:
     if not isinstance(coeff, Tensor):
         return tensor * -coeff  # PyTorch itself multiplies a 16-bit tensor by a number in float32
     precision = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
-    factor = -coeff.detach().to(precision)
-    return (tensor.to(precision) * factor).to(tensor.dtype)
+    return (tensor.to(precision) * -coeff.to(precision)).to(tensor.dtype)
 
 
 def _coefficient_of(ctx: Any) -> float | Tensor:
@@ -204,6 +203,12 @@ def _as_coefficient(coeff: Any) -> float | Tensor:
     return finite_number(coeff)
 
 
+def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
+    """λ in the shape in which it multiplies a gradient of x; a tensor is cut off from autograd."""
+    coeff = _as_coefficient(coeff)
+    return coeff.detach().reshape(aligned_shape(coeff.shape, x.shape)) if isinstance(coeff, Tensor) else coeff
+
+
 def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
     if isinstance(leaf, torch.fx.Proxy):  # a symbolic trace (torch.fx) keeps the call as it stands
         return leaf.tracer.create_proxy("call_function", gradient_reversal, (leaf, coeff), {})
@@ -213,8 +218,6 @@ def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
         return leaf
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
-    if isinstance(coeff, Tensor):
-        coeff = coeff.reshape(aligned_shape(coeff.shape, leaf.shape))
     if torch.compiler.is_exporting() and (not torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()):
         return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
     return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch

@@ -1,0 +1,45 @@
+"""A domain adapter that holds the layer: feature extractor, label classifier and, behind a `GRL`, domain classifier."""
+
+import torch
+from torch import Tensor, nn
+
+from grl.torch_impl import GRL
+
+
+class DomainAdapter(nn.Module):
+    """Inputs (N, 10) -> class logits (N, 3) and domain logits (N, 1)."""
+
+    def __init__(self, coeff: float) -> None:
+        super().__init__()
+        self.feature_extractor = nn.Sequential(nn.Linear(10, 20), nn.Tanh())
+        self.label_classifier = nn.Linear(20, 3)
+        self.domain_classifier = nn.Sequential(GRL(coeff), nn.Linear(20, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.feature_extractor(x)
+        return self.label_classifier(features), self.domain_classifier(features)
+
+
+torch.manual_seed(0)
+model = DomainAdapter(coeff=0.3)
+weight = model.feature_extractor[0].weight
+source, labels, target = torch.randn(16, 10), torch.randint(3, (16,)), torch.randn(16, 10) + 1
+
+
+def losses() -> tuple[Tensor, Tensor]:
+    class_logits, source_domain = model(source)
+    _, target_domain = model(target)
+    domain = torch.cat([source_domain, target_domain]).squeeze(-1)
+    is_target = torch.arange(32) >= 16
+    label_loss = nn.functional.cross_entropy(class_logits, labels)
+    return label_loss, nn.functional.binary_cross_entropy_with_logits(domain, is_target.float())
+
+
+label_gradient = torch.autograd.grad(losses()[0], weight)[0]
+domain_gradient = torch.autograd.grad(losses()[1], weight)[0]  # reversed already, by the layer
+both = torch.autograd.grad(sum(losses()), weight)[0]  # losses are added; the layer does the subtraction
+assert torch.allclose(both, label_gradient + domain_gradient, atol=1e-6)
+
+model.domain_classifier[0].coeff = -1.0  # the layer's λ can be set at any time; −1 passes the gradient on
+assert torch.allclose(domain_gradient, -0.3 * torch.autograd.grad(losses()[1], weight)[0], atol=1e-6)
+print(model.domain_classifier)
