@@ -10,11 +10,11 @@ demo: install  ## source-only and DANN on real images, in both frameworks, side 
 	$(BIN)/grl demo
 
 test: install  ## everything but the deep runs; what measures time runs alone, afterwards
-	$(PYTEST) -n auto -m "not timing"
-	$(PYTEST) -m timing
+	$(PYTEST) -n auto -m "not slow_timing"
+	$(PYTEST) -m slow_timing
 
 test-deep: install  ## the property tests with at least 100,000 examples
-	HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto -m "property and not timing" --timeout 7200
+	HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto -m "not slow_timing" --timeout 7200 tests/test_same_bits.py
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -123,6 +123,8 @@ def _mix(start: float, end: float, weight: Any) -> Any:
 
 
 def _progress(step: Any, total_steps: int) -> Any:
+    if isinstance(step, np.ndarray) and step.ndim == 0:  # what checkpoints give back for a counter
+        step = step[()]
     if isinstance(step, int | np.integer) and not isinstance(step, bool):
         return min(max(int(step) / total_steps, 0.0), 1.0)
     if type(step).__module__.startswith("jax"):  # only a caller who has JAX can hand in one of its values

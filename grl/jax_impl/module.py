@@ -19,8 +19,9 @@ class ReversalState(nnx.Variable[Any]):
 class GRL(nnx.Module):
     """Gradient reversal layer: y = x forward, x̄ = −λ·ȳ backward, with λ kept in the layer.
 
-    λ is state (`ReversalState`), not structure: `nnx.jit` traces once over any ramp. Outside of jit it is a NumPy
-    64-bit float and stays exact. There are no parameters.
+    λ is state (`ReversalState`), not structure: `nnx.jit` traces once over any ramp. It is kept as a 64-bit float;
+    `nnx.jit`, which writes all state back, leaves a JAX array of float32 (float64 with x64) with the same effect, and
+    from then on a schedule is computed in that precision too. There are no parameters.
 
     Args:
         coeff: λ (see `gradient_reversal`), or a schedule `step -> λ` such as `grl.DannSchedule(total_steps)`.

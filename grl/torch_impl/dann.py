@@ -97,7 +97,8 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size, padding=padding) for before, after in pairwise((sample_shape[0], *channels))
+            nn.Conv2d(before, after, kernel_size, padding=padding)
+            for before, after in pairwise((sample_shape[0], *channels))
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in channels)
         height, width = sample_shape[1:]

@@ -194,7 +194,7 @@ def _as_coefficient(coeff: Any) -> float | Tensor:
         # Traced, so it has no value to check: a comparison would compile anew for each λ.
         return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else coeff
     if isinstance(coeff, np.ndarray):
-        coeff = torch.tensor(coeff)  # a copy: the array may change before backward, and NumPy would not tell
+        coeff = torch.as_tensor(coeff).clone()  # the array may change before backward, and NumPy would not tell
     if isinstance(coeff, Tensor):
         require_real(coeff.dtype, is_real=not (coeff.is_complex() or coeff.dtype == torch.bool))
         return coeff

@@ -1,0 +1,108 @@
+"""Files that are either whole or absent, and weights in one format for both backends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from grl.architecture import Weights
+
+__all__ = ["CheckpointError", "check_weights", "load_weights", "replacing", "save_weights"]
+
+
+class CheckpointError(ValueError):
+    """The file holds no weights that fit. The message is one sentence."""
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, with the same suffix; rename it to `path` once the block is through.
+
+    Args:
+        path: the final name; what is there already stays until the new file is whole.
+
+    Example:
+        >>> import tempfile
+        >>> final = Path(tempfile.mkdtemp()) / "figures.json"
+        >>> with replacing(final) as temporary:
+        ...     _ = temporary.write_text("{}")
+        >>> final.read_text()
+        '{}'
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.stem}.{os.getpid()}{final.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def save_weights(path: str | PathLike[str], weights: Weights) -> None:
+    """Write weights as safetensors, whole or not at all.
+
+    Args:
+        path: the file.
+        weights: name → array, in PyTorch's names and layouts.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    data = save({name: np.ascontiguousarray(array) for name, array in weights.items()}, {"format": "pt"})
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_weights(path: str | PathLike[str]) -> Weights:
+    """Read the weights that a run of either backend has saved.
+
+    Args:
+        path: a `model.safetensors`.
+
+    Returns:
+        name → array, in PyTorch's names and layouts.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, truncated or no safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(Path(path).read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{os.fspath(path)}: cannot be read: {error.strerror}.") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: truncated or no safetensors file of NumPy dtypes.") from error
+
+
+def check_weights(name: str, weights: Weights, expected: Weights) -> None:
+    """Make sure that weights are those of a network.
+
+    Args:
+        name: where they come from, for the message.
+        weights: name → array.
+        expected: weights of the right network, whatever their values.
+
+    Raises:
+        CheckpointError: a name is missing or too many, a shape differs, or a number is not finite.
+    """
+    for key in expected.keys() - weights.keys():
+        raise CheckpointError(f"{name}: weights of another network: {key!r} is missing.")
+    for key in weights.keys() - expected.keys():
+        raise CheckpointError(f"{name}: weights of another network: {key!r} has no place in this one.")
+    for key, array in weights.items():
+        if array.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{name}: weights of another network: {key!r} has shape {array.shape}; expected is {expected[key].shape}."
+            )
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise CheckpointError(f"{name}: {key!r} holds something else than finite floating-point numbers.")

@@ -1,0 +1,167 @@
+"""All settings of an experiment, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
+
+__all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
+
+BACKENDS = ("torch", "jax")
+METHODS = ("source-only", "dann", "target")
+_CHOICES = {
+    "backend": BACKENDS,
+    "method": METHODS,
+    "optimizer": ("adam", "sgd"),
+    "dtype": ("float32", "float64"),
+}
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used. The message is one sentence: what came, and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; `dataclasses.asdict` of it is config.json.
+
+    Args:
+        task: a name of `grl.datasets.TASKS`.
+        data: the path of an .npz file, which then takes the place of the task.
+        backend: "torch" or "jax".
+        method: "source-only", "dann" or "target" (see `grl.experiment.train`).
+        steps: the number of updates.
+        batch_size: samples a step, of each domain.
+        optimizer: "adam" or "sgd".
+        learning_rate: of the feature extractor, at the start.
+        classifier_learning_rate: of both classifiers, at the start; None: the same.
+        momentum: of "sgd".
+        decay: d in the learning rates' division by (1 + d·p)^0.75 at progress p = step / steps.
+        clip_norm: the largest global norm of a gradient; None: no clipping.
+        schedule: λ over the steps: "dann[:GAMMA]", "linear[:START:END]" (0 to 1), "constant[:VALUE]" (1).
+        seed: draws the initial weights and the batches; not the data.
+        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ...
+        dtype: "float32" or "float64".
+        log_every: steps from one record of the history to the next.
+        start: the path of a model.safetensors to start from; None: weights drawn from the seed.
+        channels: the channels of the convolutions, for images.
+        hidden: the sizes of the layers, for vectors.
+        label_hidden: the hidden sizes of the label classifier.
+        domain_hidden: the hidden sizes of the domain classifier.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+
+    Example:
+        >>> Config(steps=100).rates(0)
+        (0.002, 0.002)
+    """
+
+    task: str = "mnist-mnistm"
+    data: str | None = None
+    backend: str = "torch"
+    method: str = "dann"
+    steps: int = 2000
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    classifier_learning_rate: float | None = None
+    momentum: float = 0.9
+    decay: float = 10.0
+    clip_norm: float | None = None
+    schedule: str = "dann"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    log_every: int = 50
+    start: str | None = None
+    channels: tuple[int, ...] = (32, 48)
+    hidden: tuple[int, ...] = (15,)
+    label_hidden: tuple[int, ...] = (100,)
+    domain_hidden: tuple[int, ...] = (100, 100)
+
+    @classmethod
+    def recommended(cls, task: str, **settings: Any) -> Config:
+        """Return the settings that reach the published figures on a task.
+
+        Args:
+            task: a name of `grl.datasets.TASKS`; another one gets the defaults.
+            settings: what to set otherwise; a None leaves the recommendation.
+
+        Raises:
+            ConfigError: a setting cannot be used.
+        """
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        return cls(**{"task": task, **_RECOMMENDED.get(task, {}), **chosen})
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)!r}; accepted is {' or '.join(map(repr, choices))}."
+                )
+        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0)):
+            _check_integer(name, getattr(self, name), smallest)
+        for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
+            if name == "learning_rate" or getattr(self, name) is not None:
+                _check_real(name, getattr(self, name), "above 0", lambda value: value > 0)
+        _check_real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1)
+        _check_real("decay", self.decay, "from 0", lambda value: value >= 0)
+        for field in fields(self):
+            if field.name in ("channels", "hidden", "label_hidden", "domain_hidden"):
+                object.__setattr__(self, field.name, _sizes(field.name, getattr(self, field.name)))
+        self.coeff(0)  # a wrong schedule shows here
+
+    def coeff(self, step: int) -> float:
+        """λ of a step, counted from 0."""
+        return float(_parse_schedule(self.schedule, self.steps)(step))
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """The learning rates of the feature extractor and of the classifiers at a step, counted from 0."""
+        divisor = (1 + self.decay * step / self.steps) ** 0.75
+        own = self.learning_rate if self.classifier_learning_rate is None else self.classifier_learning_rate
+        return self.learning_rate / divisor, own / divisor
+
+
+_RECOMMENDED: dict[str, dict[str, Any]] = {
+    "moons": {"learning_rate": 1e-2, "label_hidden": (), "domain_hidden": (15,)},
+}
+
+
+def _parse_schedule(text: str, steps: int) -> Schedule:
+    kind, *parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+        if kind == "dann" and len(numbers) <= 1:
+            return DannSchedule(steps, *numbers)
+        if kind == "linear" and len(numbers) in (0, 2):
+            return LinearSchedule(steps, *(numbers or (0.0, 1.0)))
+        if kind == "constant" and len(numbers) <= 1:
+            return ConstantSchedule(*(numbers or (1.0,)))
+    except ValueError:
+        pass  # no number, or not a finite one: the sentence below says what is accepted
+    raise ConfigError(f"schedule: got {text!r}; accepted is dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
+
+
+def _check_integer(name: str, value: Any, smallest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+        raise ConfigError(f"{name}: got {value!r}; accepted is an integer from {smallest}.")
+
+
+def _check_real(name: str, value: Any, accepted: str, accepts: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not accepts(value):
+        raise ConfigError(f"{name}: got {value!r}; accepted is a finite number {accepted}.")
+
+
+def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(sizes)
+    for size in sizes:
+        _check_integer(name, size, 1)
+    if not sizes and name in ("channels", "hidden"):
+        raise ConfigError(f"{name}: got none; accepted is one size for each layer.")
+    return sizes

@@ -1,0 +1,331 @@
+"""One domain-adaptation experiment, framework-free: the same weights, batches, λ and learning rates for any backend."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import grl
+from grl.architecture import Architecture, Weights, initial_weights
+from grl.checkpoint import CheckpointError, check_weights, load_weights, replacing, save_weights
+from grl.config import Config, ConfigError
+from grl.datasets import Task, load_npz, load_task
+from grl.scores import accuracy, domain_accuracy, proxy_a_distance
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Result",
+    "Snapshot",
+    "Update",
+    "batches",
+    "build_trainer",
+    "load_data",
+    "load_weights",
+    "prepare_directory",
+    "replacing",
+    "save",
+    "train",
+]
+
+Array = NDArray[Any]
+_CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a progress callback receives, every few steps.
+
+    Args:
+        step: the number of steps done.
+        steps: the number of steps in all.
+        label_loss: the mean cross entropy of the latest labelled batch.
+        domain_loss: the mean binary cross entropy over the latest 2·B samples, ln 2 at chance; None where the method has none.
+        coeff: λ of the latest step.
+        source_accuracy: the share of right classes in the labelled batches since the last update.
+    """
+
+    step: int
+    steps: int
+    label_loss: float
+    domain_loss: float | None
+    coeff: float
+    source_accuracy: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a model makes of the data at one moment, for pictures. All arrays NumPy's.
+
+    Args:
+        source_features: (n, D) of up to 500 source samples, the first ones of `x_source`.
+        target_features: (m, D) of up to 500 target samples, the first ones of `x_test`, or of `x_target` without that.
+        source_labels: (n,).
+        target_labels: (m,), to colour a picture with, or None.
+        boundary: for vectors of two dimensions and two classes: x axis (a,), y axis (b,), P(class 1) (b, a); else None.
+    """
+
+    source_features: Array
+    target_features: Array
+    source_labels: Array
+    target_labels: Array | None
+    boundary: tuple[Array, Array, Array] | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        config: its settings.
+        task: its data.
+        metrics: what metrics.json holds.
+        weights: the trained weights, by PyTorch's names and layouts.
+        before: the model at its initial weights.
+        after: the model at its trained weights.
+    """
+
+    config: Config
+    task: Task
+    metrics: dict[str, Any]
+    weights: Weights
+    before: Snapshot
+    after: Snapshot
+
+
+def train(config: Config, *, task: Task | None = None, progress: Callable[[Update], None] | None = None) -> Result:
+    """Run an experiment from its seed to its scores.
+
+    `source-only` trains on the labelled source and never sees the target; `dann` adds the domain classifier behind the
+    gradient reversal; `target` trains on the labelled target, an upper bound. Where there is no adaptation, the domain
+    classifier stays as it was drawn and its loss and accuracy are None.
+
+    Args:
+        config: the settings.
+        task: the data; by default what the settings name.
+        progress: called every few steps.
+
+    Returns:
+        The metrics, the weights and what a picture needs. The scores are the last step's.
+
+    Raises:
+        ConfigError: the data do not fit the method or the network, or there is no such device.
+        CheckpointError: the weights to start from cannot be used.
+        DataError: the data cannot be used.
+        ImportError: the backend is not installed; the message names the extra that brings it.
+    """
+    task = load_data(config) if task is None else task
+    trainer = build_trainer(task, config)
+    before = _look(trainer, task)
+    started = time.perf_counter()
+    history = list(_loop(trainer, task, config, progress))
+    seconds = time.perf_counter() - started
+    metrics = {
+        "backend": config.backend,
+        "versions": _versions(config),
+        "device": config.device,
+        "task": task.name,
+        "method": config.method,
+        "seed": config.seed,
+        "steps": config.steps,
+        "seconds": round(seconds, 3),
+        **_scores(trainer, task, config),
+        "history": history,
+    }
+    return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
+
+
+def save(result: Result, out: str | PathLike[str]) -> None:
+    """Write config.json, metrics.json and model.safetensors, each whole or not at all.
+
+    Args:
+        result: a finished run.
+        out: the directory; made if it is not there.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    prepare_directory(out)
+    try:
+        for name, content in (("config.json", asdict(result.config)), ("metrics.json", result.metrics)):
+            with replacing(Path(out) / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        save_weights(Path(out) / "model.safetensors", result.weights)
+    except OSError as error:
+        raise ConfigError(f"{fspath(out)}: cannot be written: {error.strerror}.") from error
+
+
+def prepare_directory(out: str | PathLike[str]) -> None:
+    """Make a directory, with its parents, and make sure that a file can be written there.
+
+    Args:
+        out: the directory.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        probe = Path(out) / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{fspath(out)}: cannot be written: {error.strerror}.") from error
+
+
+def load_data(config: Config) -> Task:
+    """Return the data that the settings name; raises as `load_task` and `load_npz` do."""
+    return load_task(config.task) if config.data is None else load_npz(config.data)
+
+
+def build_trainer(task: Task, config: Config) -> Any:
+    """Return the backend's `Trainer` at the weights that the run starts from.
+
+    Args:
+        task: the data.
+        config: the settings.
+
+    Returns:
+        A `grl.torch_impl.training.Trainer`, or JAX's.
+
+    Raises:
+        ConfigError, CheckpointError, ImportError: as `train` does.
+    """
+    if config.method == "target" and task.y_target is None:
+        raise ConfigError(f"{task.name}: the method 'target' trains on labelled target data, and there is no y_target.")
+    try:
+        architecture = Architecture(
+            task.sample_shape,
+            task.num_classes,
+            config.channels,
+            config.hidden,
+            config.label_hidden,
+            config.domain_hidden,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{task.name}: {error}") from error
+    weights = initial_weights(architecture, config.seed)
+    if config.start is not None:
+        expected, weights = weights, load_weights(config.start)
+        check_weights(config.start, weights, expected)
+    try:
+        return _backend(config).Trainer(architecture, config, weights)
+    except LookupError as error:  # the one that a backend raises for a device it does not find
+        raise ConfigError(str(error.args[0])) from error
+
+
+def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield the endless batches of a run: the same for both backends, drawn with NumPy from the seed.
+
+    Each domain runs through shuffles of its own, one after the other, so the shorter one cycles.
+
+    Args:
+        task: the data.
+        config: the settings; method, batch size and seed are read.
+
+    Yields:
+        labelled inputs (B, ...), their labels (B,), and target inputs (B, ...), of which there are none (0, ...) unless
+        the method is "dann".
+    """
+    x, y = (task.x_target, task.y_target) if config.method == "target" else (task.x_source, task.y_source)
+    assert y is not None
+    labelled = _shuffles(len(x), config.batch_size, [config.seed, 1])
+    unlabelled = _shuffles(len(task.x_target), config.batch_size, [config.seed, 2])
+    for chosen, of_target in zip(labelled, unlabelled, strict=True):
+        yield x[chosen], y[chosen], task.x_target[of_target if config.method == "dann" else slice(0)]
+
+
+def _shuffles(size: int, batch_size: int, seed: list[int]) -> Iterator[Array]:
+    generator = np.random.default_rng(seed)
+    waiting = generator.permutation(size)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, generator.permutation(size)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def _loop(
+    trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None
+) -> Iterator[dict[str, float | None]]:
+    """Train; yield the history."""
+    stream = batches(task, config)
+    for start in range(0, config.steps, _CHUNK):
+        steps = np.arange(start, min(start + _CHUNK, config.steps))
+        x, y, x_target = (np.stack(arrays) for arrays in zip(*islice(stream, len(steps)), strict=True))
+        coeffs = np.array([config.coeff(int(step)) for step in steps])
+        rates = np.array([config.rates(int(step)) for step in steps])
+        label_losses, domain_losses, accuracies = trainer.run(x, y, x_target, coeffs, rates)
+        records = [
+            {"step": int(step) + 1, "label_loss": _finite(label), "domain_loss": _finite(domain), "coeff": float(coeff)}
+            for step, label, domain, coeff in zip(steps, label_losses, domain_losses, coeffs, strict=True)
+        ]
+        yield from (r for r in records if r["step"] % config.log_every == 0 or r["step"] == config.steps)
+        if progress is not None:
+            latest = records[-1]
+            progress(Update(steps=config.steps, source_accuracy=float(np.mean(accuracies)), **latest))
+
+
+def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
+    source_features, source_classes, source_domains = trainer.predict(task.x_source)
+    target_features, _, target_domains = trainer.predict(task.x_target)
+    target_accuracy = None
+    if task.x_test is not None and task.y_test is not None:
+        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
+    return {
+        "source_accuracy": accuracy(source_classes, task.y_source),
+        "target_accuracy": target_accuracy,
+        "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
+        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
+    }
+
+
+def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
+    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
+    boundary = None
+    if task.sample_shape == (2,) and task.num_classes == 2:
+        points = np.concatenate([task.x_source, x_target])
+        margin = 0.1 * np.ptp(points, axis=0)
+        across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
+        grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
+        logits = trainer.predict(grid)[1].astype(np.float64)
+        odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
+        boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
+    return Snapshot(
+        source_features=trainer.predict(task.x_source[:largest])[0],
+        target_features=trainer.predict(x_target[:largest])[0],
+        source_labels=task.y_source[:largest],
+        target_labels=None if y_target is None else y_target[:largest],
+        boundary=boundary,
+    )
+
+
+def _backend(config: Config) -> Any:
+    extra = config.backend
+    try:
+        return importlib.import_module(f"grl.{extra}_impl.training")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "jax", "jaxlib", "flax", "optax"):
+            raise
+        raise ImportError(f'the backend {extra!r} needs {error.name}: pip install "grl[{extra}]"') from error
+
+
+def _versions(config: Config) -> dict[str, str]:
+    own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    return {**own, **_backend(config).versions()}
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None  # JSON knows neither NaN nor infinity

@@ -1,0 +1,62 @@
+"""How well a run ended: accuracies, and how far apart the domains still are in the features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["accuracy", "domain_accuracy", "proxy_a_distance"]
+
+Array = NDArray[Any]
+
+
+def accuracy(logits: Array, labels: Array) -> float:
+    """Return the share of samples whose largest logit is their label's; logits (N, K), labels (N,)."""
+    return float((logits.argmax(1) == labels).mean())
+
+
+def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
+    """Return the mean of the domain classifier's accuracies on source and on target: 0.5 is chance, at any sizes.
+
+    Args:
+        source_logits: (N,), right where at most 0.
+        target_logits: (M,), right where above 0.
+    """
+    return float(((source_logits <= 0).mean() + (target_logits > 0).mean()) / 2)
+
+
+def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int = 1000) -> float | None:
+    """Return 2·(1 − 2ε), with ε the error of a linear domain classifier on features that it was not trained on.
+
+    0 (a little below, by chance, too): the domains cannot be told apart; 2: they always can. The classifier is a
+    logistic regression on standardised features, trained on one half of each domain and tested on the other.
+
+    Args:
+        source: features (N, D).
+        target: features (M, D).
+        seed: draws the halves.
+        largest: samples of each domain to use; both use the same number.
+
+    Returns:
+        The distance, or None where there is none: fewer than two samples, or features that are not finite.
+
+    Reference:
+        Ganin et al. 2016, section 5.1.5, arXiv:1505.07818, after Ben-David et al. 2007.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    size = min(len(source), len(target), largest)
+    if size < 2 or not (np.isfinite(source).all() and np.isfinite(target).all()):
+        return None
+    generator = np.random.default_rng([seed, 3])
+    x = np.concatenate([features[generator.permutation(len(features))[:size]] for features in (source, target)])
+    domains = np.repeat([0, 1], size)
+    trained = np.tile(np.arange(size) < (size + 1) // 2, 2)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    classifier.fit(x[trained].astype(np.float64), domains[trained])
+    error = 1 - classifier.score(x[~trained].astype(np.float64), domains[~trained])
+    return float(2 * (1 - 2 * error))

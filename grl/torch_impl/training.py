@@ -1,0 +1,155 @@
+"""The PyTorch half of an experiment: a `DANN` with its optimiser, fed with NumPy arrays by `grl.experiment`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grl.architecture import Architecture, Weights
+from grl.torch_impl.dann import DANN, MLP, ConvNet
+
+if TYPE_CHECKING:
+    from grl.experiment import Config
+
+__all__ = ["Trainer", "versions"]
+
+Array = NDArray[Any]
+_EVALUATION_BATCH = 500
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that the figures depend on."""
+    return {"torch": torch.__version__}
+
+
+class Trainer:
+    """A model in training: the same methods, with the same arrays in and out, as in `grl.jax_impl.training`.
+
+    Args:
+        architecture: the network.
+        config: the run's settings; device, dtype, method and the optimiser's are read.
+        weights: the initial weights, by their PyTorch names.
+
+    Raises:
+        LookupError: there is no such device.
+    """
+
+    def __init__(self, architecture: Architecture, config: Config, weights: Weights) -> None:
+        self.device = _find_device(config.device)
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
+        self.adapts = config.method == "dann"
+        self.clip_norm = config.clip_norm
+        self.model = _build(architecture).to(self.device, self.dtype)
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        self.model.load_state_dict(tensors, strict=False)  # not strict: batch norm counts its batches, for nobody
+        extractor = list(self.model.backbone.parameters())
+        classifiers = [*self.model.label_classifier.parameters(), *self.model.domain_classifier.parameters()]
+        groups = [{"params": extractor}, {"params": classifiers}]
+        if config.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=config.momentum)
+        else:
+            self.optimizer = torch.optim.Adam(groups)
+
+    def run(self, x: Array, y: Array, x_target: Array, coeffs: Array, rates: Array) -> tuple[Array, Array, Array]:
+        """Train for k steps.
+
+        Args:
+            x: (k, B, ...) labelled inputs.
+            y: (k, B) their labels.
+            x_target: (k, B, ...) target inputs; not looked at unless the method is "dann".
+            coeffs: (k,) λ of each step.
+            rates: (k, 2) learning rates of the feature extractor and of the classifiers.
+
+        Returns:
+            label loss, domain loss (NaN without adaptation) and accuracy on `x`, each (k,), before each update.
+        """
+        self.model.train()
+        labels = torch.from_numpy(y).to(self.device)
+        inputs, targets = self._tensor(x), self._tensor(x_target)
+        records = []
+        for i, (coeff, step_rates) in enumerate(zip(coeffs, rates, strict=True)):
+            for group, rate in zip(self.optimizer.param_groups, step_rates, strict=True):
+                group["lr"] = float(rate)
+            records.append(self._step(inputs[i], labels[i], targets[i], float(coeff)))
+        label_loss, domain_loss, accuracy = torch.stack(records, 1).cpu().numpy()
+        return label_loss, domain_loss, accuracy
+
+    def _step(self, x: Tensor, y: Tensor, x_target: Tensor, coeff: float) -> Tensor:
+        class_logits, source_logits = self.model(x, coeff)
+        label_loss = F.cross_entropy(class_logits, y)
+        domain_loss = torch.full_like(label_loss, torch.nan)
+        loss = label_loss
+        if self.adapts:
+            _, target_logits = self.model(x_target, coeff)  # on its own: batch norm sees one domain at a time
+            logits = torch.cat([source_logits, target_logits])
+            domains = torch.cat([torch.zeros_like(source_logits), torch.ones_like(target_logits)])
+            domain_loss = F.binary_cross_entropy_with_logits(logits, domains)
+            loss = label_loss + domain_loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.clip_norm is not None:
+            _clip(self.model, self.clip_norm)
+        self.optimizer.step()
+        accuracy = (class_logits.detach().argmax(1) == y).to(self.dtype).mean()
+        return torch.stack([label_loss.detach(), domain_loss.detach(), accuracy])
+
+    @torch.no_grad()
+    def predict(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return features (N, D), class logits (N, num_classes) and domain logits (N,) in evaluation mode."""
+        self.model.eval()
+        parts = []
+        for start in range(0, len(x), _EVALUATION_BATCH):
+            features = self.model.backbone(self._tensor(x[start : start + _EVALUATION_BATCH]))
+            outputs = (features, self.model.label_classifier(features), self.model.domain_classifier(features)[:, 0])
+            parts.append([output.cpu().numpy() for output in outputs])
+        features, class_logits, domain_logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return features, class_logits, domain_logits
+
+    def weights(self) -> Weights:
+        """Return the weights as they are now, by their PyTorch names, each a contiguous copy."""
+        state = self.model.state_dict()
+        return {
+            name: np.array(tensor.cpu().numpy(), order="C")
+            for name, tensor in state.items()
+            if not name.endswith("num_batches_tracked")
+        }
+
+    def _tensor(self, x: Array) -> Tensor:
+        return torch.from_numpy(x).to(self.device, self.dtype)
+
+
+def _build(architecture: Architecture) -> DANN:
+    backbone: ConvNet | MLP
+    if architecture.is_image:
+        backbone = ConvNet(
+            architecture.sample_shape, architecture.channels, architecture.kernel_size, architecture.padding
+        )
+    else:
+        backbone = MLP(architecture.sample_shape[0], architecture.hidden)
+    return DANN(
+        backbone,
+        architecture.num_classes,
+        label_hidden=architecture.label_hidden,
+        domain_hidden=architecture.domain_hidden,
+    )
+
+
+def _find_device(name: str) -> torch.device:
+    try:
+        device = torch.device({"gpu": "cuda"}.get(name, name))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LookupError(f"no such device for PyTorch here: {name!r}") from error
+    return device
+
+
+def _clip(model: DANN, largest: float) -> None:
+    """Scale all gradients by min(1, largest / global norm): without the 1e-6 of PyTorch's own, which JAX has not."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, torch.clamp(largest / norm, max=1.0))

@@ -1,0 +1,54 @@
+"""Settings of the whole suite: hypothesis profiles, JAX's strictness, what is skipped where a framework is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+import hypothesis
+import pytest
+
+HAS = {name: importlib.util.find_spec(name) is not None for name in ("torch", "jax", "flax")}
+
+# Test modules of one framework are not even imported without it.
+collect_ignore = [
+    *(["test_torch_only.py"] if not HAS["torch"] else []),
+]
+
+# HYPOTHESIS_PROFILE=quick at the desk, ci by default, deep for `make test-deep`: at least 100,000 examples in total.
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+    "phases": [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # slow, and says little
+}
+hypothesis.settings.register_profile("quick", max_examples=10, **_COMMON)
+hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **_COMMON)
+hypothesis.settings.register_profile("deep", max_examples=3000, **_COMMON)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+if HAS["jax"]:
+    import jax
+
+    # A layer that promotes dtypes where it should not would go unnoticed under JAX's lenient default.
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Count the hypothesis examples that ran."""
+    outcome = yield
+    statistics = getattr(item, "hypothesis_statistics", None)
+    if call.when == "call" and statistics:
+        counts = re.findall(r"(\d+) passing", statistics)
+        outcome.get_result().user_properties.append(("hypothesis examples", sum(map(int, counts))))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many examples there were: the deep profile promises 100,000."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    counts = [n for r in reports for name, n in r.user_properties if name == "hypothesis examples"]
+    if counts:
+        profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+        terminalreporter.write_line(f"hypothesis profile {profile}: {sum(counts):,} examples in {len(counts)} tests")

@@ -1,0 +1,135 @@
+"""Hypothesis strategies for gradient reversal layers: shapes, dtypes, arrays by bit patterns, coefficients.
+
+Arrays are drawn as bits (unsigned integers, see `oracle`), so that every value of a dtype can come up, signed zeros,
+infinities, NaN and subnormals included, and so that no framework is needed to draw them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import oracle
+
+# Few, so that XLA compiles each of them once: empty, 0-d, one element, vectors, and up to four dimensions.
+SHAPES = ((), (0,), (1,), (5,), (2, 3), (3, 3), (3, 0), (2, 1, 4), (2, 3, 2, 2))
+
+KINDS = ("int", "float", "numpy scalar", "0-d array", "per sample", "per element")
+"""Every kind of coefficient that the contract accepts."""
+
+MANTISSA_BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
+
+NUMPY_SCALARS = ("float16", "float32", "float64", "int32", "int64", "uint8")
+ARRAYS = ("float16", "float32", "float64", "int32")  # each exists in PyTorch and in JAX
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A coefficient λ, its kind, and for NumPy scalars and arrays its dtype. `values` holds λ in 64 bits."""
+
+    kind: str
+    values: np.ndarray
+    dtype: str = "float64"
+
+    @property
+    def native(self) -> Any:
+        """What the user would write: a Python number, a NumPy scalar or a NumPy array."""
+        if self.kind in ("int", "float"):
+            return {"int": int, "float": float}[self.kind](self.values)
+        array = self.values.astype(self.dtype)
+        return array[()] if self.kind == "numpy scalar" else array
+
+    def aligned(self, shape: tuple[int, ...]) -> np.ndarray:
+        """λ in the shape in which it multiplies a gradient of shape `shape`."""
+        return self.values.reshape(-1, *[1] * (len(shape) - 1)) if self.kind == "per sample" else self.values
+
+    def __repr__(self) -> str:
+        if self.kind in ("int", "float"):
+            return repr(self.native)
+        if self.kind == "numpy scalar":
+            return f"np.{self.dtype}({self.values.item()!r})"
+        return f"np.array({self.values.tolist()!r}, dtype=np.{self.dtype}).reshape({self.values.shape})"
+
+
+def dtypes(names: tuple[str, ...] = oracle.REAL) -> st.SearchStrategy[str]:
+    """Names of dtypes, by default all the real ones."""
+    return st.sampled_from(names)
+
+
+def shapes(min_dims: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes out of `SHAPES`."""
+    return st.sampled_from([shape for shape in SHAPES if len(shape) >= min_dims])
+
+
+def special_bits(dtype: str) -> tuple[int, ...]:
+    """Zeros, the ends of the subnormals and of the normals, one and its neighbours, infinities, NaN; both signs."""
+    unsigned = np.iinfo(oracle.UNSIGNED[dtype])
+    ones = (1 << MANTISSA_BITS[dtype]) - 1
+    infinity = (unsigned.max // 2) ^ ones  # every bit of the exponent, none of the mantissa
+    one = (unsigned.max // 4) ^ ones
+    positive = (0, 1, 2, ones // 2, ones, ones + 1, ones + 2, one - 1, one, one + 1, infinity - 1, infinity)
+    nan = (infinity + (ones + 1) // 2, infinity + ones)
+    return tuple(sign | bits for sign in (0, unsigned.max // 2 + 1) for bits in (*positive, *nan))
+
+
+@st.composite
+def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Bits of an array: any pattern of `dtype` (complex ones get a last axis of size 2), no signalling NaN."""
+    if dtype in oracle.COMPLEX:
+        return draw(arrays(oracle.COMPLEX[dtype], (*shape, 2)))
+    unsigned, size = oracle.UNSIGNED[dtype], int(np.prod(shape))
+    data = draw(st.binary(min_size=size * unsigned().itemsize, max_size=size * unsigned().itemsize))
+    bits = np.frombuffer(data, dtype=unsigned).copy()
+    specials = st.dictionaries(st.integers(0, max(size - 1, 0)), st.sampled_from(special_bits(dtype)), max_size=size)
+    for index, pattern in draw(specials).items():
+        bits[index] = pattern
+    return quieted(bits, dtype).reshape(shape)
+
+
+def quieted(bits: np.ndarray, dtype: str) -> np.ndarray:
+    """The same bits with every signalling NaN made a quiet one, as hardware may do whenever it touches one."""
+    quiet = bits | bits.dtype.type(1 << (MANTISSA_BITS[dtype] - 1))
+    return np.where(oracle.is_nan(bits, dtype), quiet, bits)
+
+
+def every_pattern(dtype: str) -> np.ndarray:
+    """All 65,536 values of a 16-bit dtype."""
+    return quieted(np.arange(1 << 16, dtype=np.uint16), dtype)
+
+
+def numbers() -> st.SearchStrategy[float]:
+    """Values of λ: those that people use, any mantissa at usual sizes, and any finite 64-bit float."""
+    usual = st.sampled_from([1.0, 0.0, -0.0, -1.0, 0.1, 0.3, 0.5, -0.7, 1e-3, 2.0, 31.4, 1 / 3])
+    mantissas = st.builds(np.ldexp, st.floats(-1, 1), st.integers(-12, 12)).map(float)
+    return usual | mantissas | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def coefficients(
+    draw: Any, shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS, arrays: tuple[str, ...] = ARRAYS
+) -> Coefficient:
+    """A coefficient of any kind that is accepted for an x of this shape."""
+    kind = draw(st.sampled_from([k for k in kinds if k != "per sample" or len(shape) >= 2]))
+    if kind == "int":
+        return Coefficient(kind, np.float64(draw(st.integers(-1000, 1000))))
+    if kind == "float":
+        return Coefficient(kind, np.float64(draw(numbers())))
+    dtype = draw(st.sampled_from(NUMPY_SCALARS if kind == "numpy scalar" else arrays))
+    size: tuple[int, ...] = ()
+    if kind == "per sample":
+        size = shape[:1]
+    elif kind == "per element":
+        size = tuple(draw(st.sampled_from([1, n])) if n else n for n in shape)
+    count = int(np.prod(size))
+    values = [draw(_numbers_of(dtype)) for _ in range(count)]
+    return Coefficient(kind, np.array(values, dtype=np.float64).reshape(size), dtype)
+
+
+def _numbers_of(dtype: str) -> st.SearchStrategy[float]:
+    if not dtype.startswith("float"):
+        return st.integers(0, 100).map(float)
+    largest = float(np.finfo(dtype).max)
+    return numbers().filter(lambda value: abs(value) <= largest).map(lambda value: float(np.dtype(dtype).type(value)))

@@ -1,0 +1,187 @@
+"""What the layer keeps for the backward pass: λ as it was at the forward call, and nothing of the size of x."""
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forms import FORMS, HAS_JAX, HAS_TORCH, LAYERS, Form, Layer
+
+TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
+JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
+SIZE = 1000
+
+if HAS_TORCH:
+    import torch
+if HAS_JAX:
+    import jax
+    import jax.numpy as jnp
+
+
+# Nothing of the size of x
+
+
+@pytest.mark.parametrize("coeff", [0.5, np.float32(0.5), np.array(0.5), np.full(1, 0.5)], ids=repr)
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_saves_nothing_of_the_size_of_x(form: Form, coeff: Any) -> None:
+    saved: list[int] = []
+    x = torch.ones(SIZE, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+        form.reverse(x, form.backend.coefficient(coeff))
+    assert sum(saved) <= 1  # λ itself, where it is a tensor
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_frees_x_while_the_graph_lives(form: Form) -> None:
+    leaf = torch.ones(SIZE, requires_grad=True)
+    x = leaf + 1  # saves nothing itself
+    alive = weakref.ref(x)
+    y = form.reverse(x, 0.5)
+    graph = y.grad_fn
+    del x, y
+    gc.collect()
+    assert alive() is None
+    assert graph is not None
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_allocates_nothing_forward_and_one_gradient_backward(form: Form) -> None:
+    x = torch.ones(SIZE, requires_grad=True)
+    g = torch.ones(SIZE)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        y = form.reverse(x, 0.5)
+    assert sum(event.self_cpu_memory_usage for event in profile.key_averages()) == 0
+    with torch.profiler.profile(profile_memory=True) as profile:
+        torch.autograd.grad(y, x, g)
+    allocated = [e.self_cpu_memory_usage for e in profile.events() if e.self_cpu_memory_usage > 0]
+    assert sum(allocated) <= 4 * SIZE + 64
+
+
+@pytest.mark.parametrize("coeff", [0.5, np.array(0.5), np.full(1, 0.5)], ids=repr)
+@pytest.mark.parametrize("form", JAX_FORMS, ids=str)
+def test_jax_keeps_no_residual_of_the_size_of_x(form: Form, coeff: Any) -> None:
+    coeff = form.backend.coefficient(coeff)
+    _, pull = jax.vjp(lambda x: form.reverse(x, coeff), jnp.ones(SIZE))
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(pull)) <= 2  # λ itself
+    _, pull = jax.jit(lambda x: jax.vjp(lambda x: form.reverse(x, coeff), x))(jnp.ones(SIZE))
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(pull)) <= 2
+
+
+# λ is the one of the forward call
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_tensor_coefficient_changed_before_backward_never_gives_a_wrong_gradient(form: Form) -> None:
+    for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3)), ((2, 1), (2, 3))):
+        coeff = torch.full(shape, 0.5)
+        x = torch.ones(x_shape, requires_grad=True)
+        y = form.reverse(x, coeff)
+        coeff.fill_(7.0)
+        try:
+            (gradient,) = torch.autograd.grad(y.sum(), x)
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error)
+        else:
+            assert torch.equal(gradient, torch.full_like(x, -0.5))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_numpy_coefficient_changed_before_backward_does_not_matter(form: Form) -> None:
+    for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3))):
+        coeff = np.full(shape, 0.5, dtype=np.float32)
+        ones = np.ones(x_shape, dtype=np.float32).view(np.uint32)
+        if form.backend.BACKEND == "torch":
+            x = form.backend.array(ones, "float32").requires_grad_()
+            y = form.reverse(x, coeff)
+            coeff[...] = 7.0
+            (gradient,) = torch.autograd.grad(y.sum(), x)
+        else:
+            y, pull = jax.vjp(lambda x: form.reverse(x, coeff), form.backend.array(ones, "float32"))
+            coeff[...] = 7.0
+            (gradient,) = pull(y)
+        assert (np.asarray(gradient) == -0.5).all()
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.name != "linen"], ids=str)
+def test_layer_coeff_changed_before_backward_does_not_matter(layer: Layer) -> None:
+    made = layer(0.5)
+    ones = layer.backend.array(np.ones(3, dtype=np.float32).view(np.uint32), "float32")
+    if layer.backend.BACKEND == "torch":
+        y = made(ones.requires_grad_())
+        made.coeff = 7.0
+        made.step()
+        (gradient,) = torch.autograd.grad(y.sum(), ones)
+    else:
+        y, pull = jax.vjp(made, ones)
+        made.coeff = 7.0
+        made.step()
+        (gradient,) = pull(y)
+    assert (np.asarray(gradient) == -0.5).all()
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_backward_twice_and_retained_graphs(form: Form) -> None:
+    x = torch.ones(3, requires_grad=True)
+    y = form.reverse(x, 0.5).sum()
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(y, x, retain_graph=True)
+        assert torch.equal(gradient, torch.full((3,), -0.5))
+    form.reverse(x, 0.5).sum().backward()
+    form.reverse(x, 0.25).sum().backward()
+    assert torch.equal(x.grad, torch.full((3,), -0.75))
+
+
+# In-place operations after the layer work or raise; they never give a wrong gradient
+
+_IN_PLACE = {
+    "relu_": (lambda x, y: y.relu_(), lambda y: y.relu()),
+    "mul_": (lambda x, y: y.mul_(3.0), lambda y: y * 3.0),
+    "slice add_": (lambda x, y: y[1:].add_(1.0), None),
+    "copy_": (lambda x, y: y.copy_(torch.zeros(3)), lambda y: 0 * y),
+}
+
+
+@pytest.mark.parametrize("coeff", [0.5, np.array(0.5)], ids=["number", "tensor"])
+@pytest.mark.parametrize("change", _IN_PLACE)
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_in_place_on_the_result(form: Form, change: str, coeff: Any) -> None:
+    in_place, plain = _IN_PLACE[change]
+    leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    y = form.reverse(leaf * 2, form.backend.coefficient(coeff))
+    try:
+        in_place(None, y)
+        (gradient,) = torch.autograd.grad((y * y).sum(), leaf)
+    except RuntimeError as error:
+        assert "inplace" in str(error) or "in-place" in str(error)
+        return
+    assert plain is not None
+    reference = leaf.detach().clone().requires_grad_()
+    through = plain(reference * 2)
+    (expected,) = torch.autograd.grad((through * through).sum(), reference)
+    assert torch.equal(gradient, -0.5 * expected)
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_in_place_on_x_after_the_layer(form: Form) -> None:
+    leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    x = leaf * 2
+    y = form.reverse(x, 0.5)
+    try:
+        x.mul_(3.0)  # y is a view of it and changes with it
+        (gradient,) = torch.autograd.grad(y.sum(), leaf)
+    except RuntimeError as error:
+        assert "inplace" in str(error) or "in-place" in str(error) or "view" in str(error)
+    else:
+        assert torch.equal(gradient, torch.full((3,), -0.5 * 2 * 3))
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_relu_in_place_after_the_layer_says_what_is_wrong(form: Form) -> None:
+    y = form.reverse(torch.ones(3, requires_grad=True) * 2, 0.5)
+    try:
+        torch.nn.ReLU(inplace=True)(y)
+    except RuntimeError as error:
+        assert "view" in str(error)
+        assert "inplace" in str(error)
