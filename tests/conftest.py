@@ -1,4 +1,4 @@
-"""Settings of the whole suite: hypothesis profiles, JAX's strictness, what is skipped where a framework is missing."""
+"""Settings of the whole suite: hypothesis profiles and JAX's strictness. What is installed is tested, see `forms`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import re
 
 import hypothesis
 import pytest
-
-HAS = {name: importlib.util.find_spec(name) is not None for name in ("torch", "jax", "flax")}
-
-# Test modules of one framework are not even imported without it.
-collect_ignore = [
-    *(["test_torch_only.py"] if not HAS["torch"] else []),
-]
 
 # HYPOTHESIS_PROFILE=quick at the desk, ci by default, deep for `make test-deep`: at least 100,000 examples in total.
 _COMMON = {
@@ -28,7 +21,7 @@ hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **
 hypothesis.settings.register_profile("deep", max_examples=3000, **_COMMON)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-if HAS["jax"]:
+if importlib.util.find_spec("jax"):
     import jax
 
     # A layer that promotes dtypes where it should not would go unnoticed under JAX's lenient default.

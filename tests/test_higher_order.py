@@ -72,7 +72,7 @@ def _directional(form: Form, coeff: Any) -> dict[str, Callable[[], Any]]:
                 primal = x.clone().requires_grad_()
                 dual = torch.autograd.forward_ad.make_dual(primal, torch.ones_like(x))
                 (gradient,) = torch.autograd.grad(f(dual), dual, create_graph=True)
-                return torch.autograd.forward_ad.unpack_dual(gradient).tangent
+                return torch.autograd.forward_ad.unpack_dual(gradient).tangent.detach()
 
         return {
             "func: reverse over reverse": lambda: torch.func.jacrev(torch.func.grad(f))(x).sum(-1),
@@ -108,7 +108,6 @@ def _directional(form: Form, coeff: Any) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("coeff", [0.5, -2.0, 0.3])
 @pytest.mark.parametrize("kind", ["number", "array", "per element"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.filterwarnings("ignore:.*vmap.*performance:UserWarning")
 def test_second_derivative_is_coeff_squared_in_every_mix_of_modes(form: Form, kind: str, coeff: float) -> None:
     expected = coeff**2 * _derivative(2, X)
     native: Any = {"number": coeff, "array": np.array(coeff), "per element": np.full(3, coeff)}[kind]
@@ -126,10 +125,11 @@ def test_second_derivative_is_coeff_squared_in_every_mix_of_modes(form: Form, ki
 
 @pytest.mark.parametrize("form", [f for f in JAX_FORMS if f not in FORWARD_MODE_FORMS], ids=str)
 def test_custom_vjp_refuses_forward_mode(form: Form) -> None:
-    with pytest.raises(TypeError, match="can't apply forward-mode differentiation"):
+    with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: form.reverse(x, 0.5), (jnp.ones(2),), (jnp.ones(2),))
 
 
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func.linearize's own
 @pytest.mark.parametrize("form", FORWARD_MODE_FORMS, ids=str)
 def test_forward_mode_is_linear_in_every_transformation(form: Form) -> None:
     if form.backend.BACKEND == "torch":

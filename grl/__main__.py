@@ -1,0 +1,7 @@
+"""`python -m grl` is `grl`."""
+
+import sys
+
+from grl.cli import main
+
+sys.exit(main())
