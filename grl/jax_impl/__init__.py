@@ -24,17 +24,12 @@ __all__ = ["DANN", "GRL", "gradient_reversal", "gradient_reversal_jvp"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("DANN", "GRL"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        if name == "GRL":
-            from grl.jax_impl.module import GRL
+    if name == "GRL":
+        from grl.jax_impl.module import GRL
 
-            return GRL
+        return GRL
+    if name == "DANN":
         from grl.jax_impl.dann import DANN
 
         return DANN
-    except ModuleNotFoundError as error:
-        if error.name != "flax":
-            raise
-        raise ImportError(f'grl.jax_impl.{name} needs Flax: pip install "grl[jax]"') from error
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

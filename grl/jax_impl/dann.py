@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
+from grl.jax_impl._flax import nnx
 from grl.jax_impl.convolution import convolve, max_pool
 from grl.jax_impl.function import gradient_reversal
 

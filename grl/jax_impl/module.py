@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
+from grl.jax_impl._flax import nnx
 from grl.jax_impl.function import _as_coefficient, gradient_reversal
 
 __all__ = ["GRL", "ReversalState"]
