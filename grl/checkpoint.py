@@ -101,8 +101,7 @@ def check_weights(name: str, weights: Weights, expected: Weights) -> None:
         raise CheckpointError(f"{name}: weights of another network: {key!r} has no place in this one.")
     for key, array in weights.items():
         if array.shape != expected[key].shape:
-            raise CheckpointError(
-                f"{name}: weights of another network: {key!r} has shape {array.shape}; expected is {expected[key].shape}."
-            )
+            shapes = f"has shape {array.shape}; expected is {expected[key].shape}"
+            raise CheckpointError(f"{name}: weights of another network: {key!r} {shapes}.")
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise CheckpointError(f"{name}: {key!r} holds something else than finite floating-point numbers.")

@@ -118,8 +118,9 @@ class Config:
         self.coeff(0)  # a wrong schedule shows here
 
     def coeff(self, step: int) -> float:
-        """λ of a step, counted from 0."""
-        return float(_parse_schedule(self.schedule, self.steps)(step))
+        """λ of a step, counted from 0; 0 throughout where the method does not adapt."""
+        schedule = _parse_schedule(self.schedule, self.steps)
+        return float(schedule(step)) if self.method == "dann" else 0.0
 
     def rates(self, step: int) -> tuple[float, float]:
         """The learning rates of the feature extractor and of the classifiers at a step, counted from 0."""

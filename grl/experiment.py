@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
-from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import grl
-from grl.architecture import Architecture, Weights, initial_weights
-from grl.checkpoint import CheckpointError, check_weights, load_weights, replacing, save_weights
+from grl.architecture import Architecture, initial_weights
+from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
 from grl.datasets import Task, load_npz, load_task
+from grl.result import Result, Snapshot, Update, prepare_directory, save
 from grl.scores import accuracy, domain_accuracy, proxy_a_distance
 
 __all__ = [
@@ -35,74 +32,12 @@ __all__ = [
     "load_data",
     "load_weights",
     "prepare_directory",
-    "replacing",
     "save",
     "train",
 ]
 
 Array = NDArray[Any]
 _CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a progress callback receives, every few steps.
-
-    Args:
-        step: the number of steps done.
-        steps: the number of steps in all.
-        label_loss: the mean cross entropy of the latest labelled batch.
-        domain_loss: the mean binary cross entropy over the latest 2·B samples, ln 2 at chance; None where the method has none.
-        coeff: λ of the latest step.
-        source_accuracy: the share of right classes in the labelled batches since the last update.
-    """
-
-    step: int
-    steps: int
-    label_loss: float
-    domain_loss: float | None
-    coeff: float
-    source_accuracy: float
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a model makes of the data at one moment, for pictures. All arrays NumPy's.
-
-    Args:
-        source_features: (n, D) of up to 500 source samples, the first ones of `x_source`.
-        target_features: (m, D) of up to 500 target samples, the first ones of `x_test`, or of `x_target` without that.
-        source_labels: (n,).
-        target_labels: (m,), to colour a picture with, or None.
-        boundary: for vectors of two dimensions and two classes: x axis (a,), y axis (b,), P(class 1) (b, a); else None.
-    """
-
-    source_features: Array
-    target_features: Array
-    source_labels: Array
-    target_labels: Array | None
-    boundary: tuple[Array, Array, Array] | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run.
-
-    Args:
-        config: its settings.
-        task: its data.
-        metrics: what metrics.json holds.
-        weights: the trained weights, by PyTorch's names and layouts.
-        before: the model at its initial weights.
-        after: the model at its trained weights.
-    """
-
-    config: Config
-    task: Task
-    metrics: dict[str, Any]
-    weights: Weights
-    before: Snapshot
-    after: Snapshot
 
 
 def train(config: Config, *, task: Task | None = None, progress: Callable[[Update], None] | None = None) -> Result:
@@ -145,44 +80,6 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         "history": history,
     }
     return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
-
-
-def save(result: Result, out: str | PathLike[str]) -> None:
-    """Write config.json, metrics.json and model.safetensors, each whole or not at all.
-
-    Args:
-        result: a finished run.
-        out: the directory; made if it is not there.
-
-    Raises:
-        ConfigError: the directory cannot be written.
-    """
-    prepare_directory(out)
-    try:
-        for name, content in (("config.json", asdict(result.config)), ("metrics.json", result.metrics)):
-            with replacing(Path(out) / name) as temporary:
-                temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        save_weights(Path(out) / "model.safetensors", result.weights)
-    except OSError as error:
-        raise ConfigError(f"{fspath(out)}: cannot be written: {error.strerror}.") from error
-
-
-def prepare_directory(out: str | PathLike[str]) -> None:
-    """Make a directory, with its parents, and make sure that a file can be written there.
-
-    Args:
-        out: the directory.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        probe = Path(out) / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"{fspath(out)}: cannot be written: {error.strerror}.") from error
 
 
 def load_data(config: Config) -> Task:
@@ -259,23 +156,26 @@ def _shuffles(size: int, batch_size: int, seed: list[int]) -> Iterator[Array]:
 
 def _loop(
     trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None
-) -> Iterator[dict[str, float | None]]:
+) -> Iterator[dict[str, Any]]:
     """Train; yield the history."""
     stream = batches(task, config)
     for start in range(0, config.steps, _CHUNK):
-        steps = np.arange(start, min(start + _CHUNK, config.steps))
+        steps = range(start, min(start + _CHUNK, config.steps))
         x, y, x_target = (np.stack(arrays) for arrays in zip(*islice(stream, len(steps)), strict=True))
-        coeffs = np.array([config.coeff(int(step)) for step in steps])
-        rates = np.array([config.rates(int(step)) for step in steps])
+        coeffs = np.array([config.coeff(step) for step in steps])
+        rates = np.array([config.rates(step) for step in steps])
         label_losses, domain_losses, accuracies = trainer.run(x, y, x_target, coeffs, rates)
-        records = [
-            {"step": int(step) + 1, "label_loss": _finite(label), "domain_loss": _finite(domain), "coeff": float(coeff)}
-            for step, label, domain, coeff in zip(steps, label_losses, domain_losses, coeffs, strict=True)
-        ]
-        yield from (r for r in records if r["step"] % config.log_every == 0 or r["step"] == config.steps)
+        for step, label_loss, domain_loss, coeff in zip(steps, label_losses, domain_losses, coeffs, strict=True):
+            record: dict[str, Any] = {
+                "step": step + 1,
+                "label_loss": _finite(label_loss),
+                "domain_loss": _finite(domain_loss),
+                "coeff": float(coeff),
+            }
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                yield record
         if progress is not None:
-            latest = records[-1]
-            progress(Update(steps=config.steps, source_accuracy=float(np.mean(accuracies)), **latest))
+            progress(Update(steps=config.steps, source_accuracy=float(np.mean(accuracies)), **record))
 
 
 def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:

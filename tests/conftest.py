@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -18,14 +19,20 @@ _COMMON = {
 }
 hypothesis.settings.register_profile("quick", max_examples=10, **_COMMON)
 hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **_COMMON)
-hypothesis.settings.register_profile("deep", max_examples=3000, **_COMMON)
+hypothesis.settings.register_profile("deep", max_examples=1500, **_COMMON)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-if importlib.util.find_spec("jax"):
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A layer that promotes dtypes where it should not would go unnoticed under JAX's lenient default."""
+    if importlib.util.find_spec("jax") is None or request.node.get_closest_marker("trains"):
+        yield
+        return
     import jax
 
-    # A layer that promotes dtypes where it should not would go unnoticed under JAX's lenient default.
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.hookimpl(hookwrapper=True)

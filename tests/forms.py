@@ -134,8 +134,9 @@ def assert_reversed(
     assert result.shape == g.shape, f"gradient of shape {result.shape}, expected {g.shape} [{form}, {dtype}]"
     wrong = ~oracle.same_bits(result, expected, dtype)
     assert not wrong.any(), (
-        f"{wrong.sum()} of {wrong.size} gradients wrong: for g={_show(g[wrong], dtype)} got {_show(result[wrong], dtype)}, "
-        f"expected {_show(expected[wrong], dtype)} [{form}, {dtype}, coeff={coeff!r}]"
+        f"{wrong.sum()} of {wrong.size} gradients wrong: "
+        f"for g={_show(g[wrong], dtype)} got {_show(result[wrong], dtype)}"
+        f", expected {_show(expected[wrong], dtype)} [{form}, {dtype}, coeff={coeff!r}]"
     )
 
 

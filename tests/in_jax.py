@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import oracle
 from grl.jax_impl import gradient_reversal, gradient_reversal_jvp
+
+import oracle
 
 try:
     from flax import nnx
@@ -93,9 +94,7 @@ def tangent(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits of the value and of the tangent, in forward mode."""
     with precision(dtype):
-        y, tangent = jax.jvp(
-            lambda x: reverse(x, coefficient(coeff)), (array(x, dtype),), (array(t, dtype),)
-        )
+        y, tangent = jax.jvp(lambda x: reverse(x, coefficient(coeff)), (array(x, dtype),), (array(t, dtype),))
         return bits(y), bits(tangent)
 
 

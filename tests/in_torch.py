@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import oracle
 from grl.torch_impl import GRL, GradientReverseFunction, gradient_reversal
+
+import oracle
 
 BACKEND = "torch"
 FLUSHES = False  # PyTorch keeps subnormals
@@ -100,7 +101,7 @@ def compiled_gradients(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of every dtype: bits of the value and of the gradient, compiled."""
     results = {}
-    # Several dtypes to a program, since compiling is what costs; not both of 16 bits, where Inductor vectorises neither.
+    # Several dtypes to a program, since compiling is what costs; not both 16-bit ones, of which Inductor warns.
     for group in (("bfloat16", "float32", "float64"), ("float16",)):
         names = [dtype for dtype in group if dtype in xs]
         tensors = [array(xs[dtype], dtype).requires_grad_() for dtype in names]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import oracle
 import strategies
-from forms import FORMS, HAS_FLAX, HAS_JAX, HAS_TORCH, Form
+from forms import FORMS, HAS_JAX, HAS_TORCH, Form
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -218,8 +218,8 @@ def test_jax_keeps_the_sharding_and_adds_no_collective() -> None:
     assert run.returncode == 0, run.stderr
     expected = {"devices": 4, "eager": True, "value": True, "gradient": True, "right": True, "collectives": []}
     report = json.loads(run.stdout)
-    assert report == {form.name: expected for form in JAX_FORMS}
-    assert ("nnx" in report) == HAS_FLAX
+    for form in JAX_FORMS:
+        assert report[form.name] == expected, form
 
 
 # Any pytree
@@ -260,8 +260,10 @@ def test_any_pytree_goes_through(form: Form, container: str) -> None:
     else:
         y, structure, leaves = form.reverse(x, 0.5), jax.tree.structure, jax.tree.leaves
         gradients = jax.grad(
-            lambda a, b: sum(2 * leaf.sum() for leaf in leaves(form.reverse(_containers(a, b)[container], 0.5)))
-            + 0 * (a.sum() + b.sum()),
+            lambda a, b: (
+                sum(2 * leaf.sum() for leaf in leaves(form.reverse(_containers(a, b)[container], 0.5)))
+                + 0 * (a.sum() + b.sum())
+            ),
             argnums=(0, 1),
         )(a, b)
     assert structure(y) == structure(x)
@@ -320,14 +322,18 @@ def test_array_of_another_library_is_refused(form: Form) -> None:
         other = torch.ones(3)
     else:
         pytest.skip("needs another array library")
-    with pytest.raises(TypeError, match=r"x: got a (numpy\.ndarray|torch\.Tensor); accepted are (torch tensors|JAX arrays)"):
+    with pytest.raises(
+        TypeError, match=r"x: got a (numpy\.ndarray|torch\.Tensor); accepted are (torch tensors|JAX arrays)"
+    ):
         form.reverse(other, 0.5)
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.name.split()[0] in ("GRL", "nnx", "linen")], ids=str)
 def test_reverse_false_passes_values_and_gradients_on(form: Form) -> None:
     layer = form.backend.LAYERS[form.name.split()[0]](0.5)
-    call = (lambda x: layer.apply({}, x, reverse=False)) if "linen" in form.name else (lambda x: layer(x, reverse=False))
+    call = (
+        (lambda x: layer.apply({}, x, reverse=False)) if "linen" in form.name else (lambda x: layer(x, reverse=False))
+    )
     g = np.float32([1.5, -2.0, np.nan]).view(np.uint32)
     value, gradient = form.backend.gradient(lambda x, _: call(x) * 1, g, g, "float32", None)
     assert np.array_equal(value, g)

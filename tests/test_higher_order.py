@@ -171,6 +171,22 @@ def test_torch_gives_the_coefficient_none(form: Form, shape: tuple[int, ...]) ->
     assert torch.equal(second, torch.full((3,), 3.0))
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (1,)], ids=str)
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_func_gives_the_coefficient_zero(form: Form, shape: tuple[int, ...]) -> None:
+    x, coeff = torch.ones(3), torch.full(shape, 0.5)
+
+    def first(x: Any, coeff: Any) -> Any:
+        return torch.func.grad(lambda x: _quartic(form.reverse(x, coeff)))(x).sum()
+
+    for function in (lambda x, coeff: _quartic(form.reverse(x, coeff)), first):
+        to_x, to_coeff = torch.func.grad(function, argnums=(0, 1))(x, coeff)
+        assert torch.equal(to_coeff, torch.zeros(shape))
+        assert not torch.equal(to_x, torch.zeros(3))
+        _, tangent = torch.func.jvp(lambda coeff, function=function: function(x, coeff), (coeff,), (coeff,))
+        assert tangent == 0
+
+
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
 def test_torch_forward_mode_gives_the_coefficient_nothing(form: Form) -> None:
     x, coeff = torch.ones(3), torch.tensor(0.5)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forms import HAS_FLAX, HAS_TORCH, LAYERS, Layer
 from grl.schedules import DannSchedule, LinearSchedule
+
+from forms import HAS_FLAX, HAS_TORCH, LAYERS, Layer
 
 TORCH = [layer for layer in LAYERS if layer.backend.BACKEND == "torch"]
 NNX = [layer for layer in LAYERS if layer.name == "nnx"]
@@ -22,7 +23,7 @@ needs_flax = pytest.mark.skipif(not HAS_FLAX, reason="needs Flax")
 if HAS_TORCH:
     import torch
 
-    from grl.torch_impl import GRL as TorchGRL
+    from grl import torch_impl
     from grl.torch_impl import gradient_reversal
 if HAS_FLAX:
     import jax
@@ -30,7 +31,7 @@ if HAS_FLAX:
     from flax import linen as flax_linen
     from flax import nnx, serialization
 
-    from grl.jax_impl import GRL as NnxGRL
+    from grl import jax_impl
     from grl.jax_impl import linen
 
 # No 32-bit float holds these.
@@ -124,7 +125,7 @@ def test_any_function_of_the_step_is_a_schedule(layer: Layer) -> None:
 
 @pytest.mark.parametrize("layer", STATEFUL, ids=str)
 def test_schedule_with_a_wrong_value_is_refused(layer: Layer) -> None:
-    with pytest.raises(ValueError, match="^coeff: got nan"):
+    with pytest.raises(ValueError, match=r"^coeff: got nan"):
         layer(lambda step: float("nan"))
 
 
@@ -181,7 +182,7 @@ def test_repr_shows_coeff_and_schedule(layer: Layer) -> None:
 
 @needs_torch
 def test_torch_has_no_parameters_and_no_buffers() -> None:
-    layer = TorchGRL(0.3)
+    layer = torch_impl.GRL(0.3)
     assert list(layer.parameters()) == []
     assert list(layer.buffers()) == []
 
@@ -189,19 +190,19 @@ def test_torch_has_no_parameters_and_no_buffers() -> None:
 @needs_torch
 @pytest.mark.parametrize("coeff", EXACT)
 def test_torch_state_dict_round_trip_is_exact(coeff: float) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), TorchGRL(coeff))
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL(coeff))
     file = io.BytesIO()
     torch.save(model.half().state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    other = torch.nn.Sequential(torch.nn.Linear(2, 2), TorchGRL()).half()
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL()).half()
     assert str(other.load_state_dict(state)) == "<All keys matched successfully>"
     assert other[1].coeff == coeff
 
 
 @needs_torch
 def test_torch_state_dict_resumes_a_schedule() -> None:
-    first, second = TorchGRL(DannSchedule(30)), TorchGRL(DannSchedule(30))
+    first, second = torch_impl.GRL(DannSchedule(30)), torch_impl.GRL(DannSchedule(30))
     for _ in range(7):
         first.step()
     file = io.BytesIO()
@@ -216,16 +217,16 @@ def test_torch_state_dict_resumes_a_schedule() -> None:
 @needs_torch
 def test_torch_state_dict_keeps_a_tensor_coeff() -> None:
     file = io.BytesIO()
-    torch.save(TorchGRL(torch.tensor([0.1, 0.2])).state_dict(), file)
+    torch.save(torch_impl.GRL(torch.tensor([0.1, 0.2])).state_dict(), file)
     file.seek(0)
-    other = TorchGRL()
+    other = torch_impl.GRL()
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other.coeff, torch.tensor([0.1, 0.2]))
 
 
 @needs_torch
 def test_torch_state_dict_is_no_window_on_the_layer() -> None:
-    layer = TorchGRL(0.5)
+    layer = torch_impl.GRL(0.5)
     state = layer.state_dict()
     layer.coeff = 0.7
     layer.step()
@@ -235,7 +236,7 @@ def test_torch_state_dict_is_no_window_on_the_layer() -> None:
 
 @needs_torch
 def test_torch_foreign_state_is_refused() -> None:
-    layer = TorchGRL(0.5)
+    layer = torch_impl.GRL(0.5)
     with pytest.raises((TypeError, ValueError, KeyError, RuntimeError)):
         layer.load_state_dict({"_extra_state": {"coeff": "0.3", "step": 0}})
     assert layer.coeff == 0.5
@@ -244,7 +245,7 @@ def test_torch_foreign_state_is_refused() -> None:
 @needs_torch
 def test_torch_whole_module_is_pickled_by_torch_save() -> None:
     file = io.BytesIO()
-    torch.save(TorchGRL(0.1), file)
+    torch.save(torch_impl.GRL(0.1), file)
     file.seek(0)
     assert torch.load(file, weights_only=False).coeff == 0.1
 
@@ -275,7 +276,7 @@ def _counted(function: Any) -> tuple[Any, list[int]]:
 @needs_torch
 @pytest.mark.parametrize("ramp", _ramps())
 def test_torch_layer_takes_at_most_two_graphs_over_any_ramp(ramp: str) -> None:
-    layer = TorchGRL(0.7)
+    layer = torch_impl.GRL(0.7)
     model, graphs = _counted(layer)
     x = torch.ones(2, requires_grad=True)
     for coeff in _ramps()[ramp]:
@@ -298,7 +299,7 @@ def test_torch_function_takes_at_most_two_graphs_over_any_ramp(ramp: str) -> Non
 
 @needs_torch
 def test_torch_scheduled_layer_takes_at_most_two_graphs() -> None:
-    layer = TorchGRL(DannSchedule(100))
+    layer = torch_impl.GRL(DannSchedule(100))
     model, graphs = _counted(layer)
     x = torch.ones(2, requires_grad=True)
     for step in range(120):
@@ -324,7 +325,7 @@ def test_torch_never_reads_the_value_of_a_tensor_coefficient() -> None:
     x = torch.ones(2, 3, device="meta", requires_grad=True)
     for shape in ((), (2,), (2, 3)):
         coeff = torch.ones(shape, device="meta")
-        for reverse in (gradient_reversal, TorchGRL(coeff)):
+        for reverse in (gradient_reversal, torch_impl.GRL(coeff)):
             torch.autograd.grad(reverse(x, coeff).sum(), x)
 
 
@@ -333,15 +334,15 @@ def test_torch_never_reads_the_value_of_a_tensor_coefficient() -> None:
 
 @needs_flax
 def test_nnx_has_no_parameters() -> None:
-    assert nnx.state(NnxGRL(0.3), nnx.Param) == nnx.State({})
-    model = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), NnxGRL(0.3))
+    assert nnx.state(jax_impl.GRL(0.3), nnx.Param) == nnx.State({})
+    model = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), jax_impl.GRL(0.3))
     assert set(nnx.to_pure_dict(nnx.state(model, nnx.Param))["layers"]) == {0}
 
 
 @needs_flax
 @pytest.mark.parametrize("coeff", EXACT)
 def test_nnx_state_round_trip_is_exact(coeff: float) -> None:
-    first, second = NnxGRL(coeff), NnxGRL()
+    first, second = jax_impl.GRL(coeff), jax_impl.GRL()
     nnx.update(second, nnx.state(first))
     assert type(second.coeff) is float
     assert second.coeff == coeff
@@ -349,7 +350,7 @@ def test_nnx_state_round_trip_is_exact(coeff: float) -> None:
 
 @needs_flax
 def test_nnx_state_resumes_a_schedule() -> None:
-    first, second = NnxGRL(DannSchedule(30)), NnxGRL(DannSchedule(30))
+    first, second = jax_impl.GRL(DannSchedule(30)), jax_impl.GRL(DannSchedule(30))
     for _ in range(7):
         first.step()
     nnx.update(second, nnx.state(first))
@@ -364,7 +365,7 @@ def test_nnx_coeff_comes_through_jit_in_the_precision_of_jax(coeff: float) -> No
     # Flax writes back whatever goes into `nnx.jit`, and JAX has 32 bits unless it is told otherwise.
     for x64, expected in ((False, float(np.float32(coeff))), (True, coeff)):
         with jax.enable_x64(x64):
-            layer = NnxGRL(coeff)
+            layer = jax_impl.GRL(coeff)
             nnx.jit(lambda layer, x: layer(x))(layer, jnp.ones(2))
             assert float(layer.coeff) == expected
 
@@ -378,11 +379,11 @@ def test_nnx_jit_traces_once_over_a_ramp() -> None:
         traces.append(None)
         return jax.grad(lambda x: layer(x).sum())(x)
 
-    layer, x = NnxGRL(0.7), jnp.ones(2)
+    layer, x = jax_impl.GRL(0.7), jnp.ones(2)
     for coeff in np.linspace(-1, 1, 1000):
         layer.coeff = coeff
         assert gradient(layer, x).tolist() == [np.float32(-coeff)] * 2
-    scheduled = NnxGRL(DannSchedule(1000))
+    scheduled = jax_impl.GRL(DannSchedule(1000))
     assert len(traces) == 1
     for step in range(10):
         assert np.allclose(gradient(scheduled, x), -DannSchedule(1000)(step), rtol=1e-6, atol=0)
@@ -401,7 +402,7 @@ def test_nnx_step_inside_jit_is_traced_once_and_ramps() -> None:
         layer.step()
         return gradient
 
-    layer, schedule = NnxGRL(LinearSchedule(10)), LinearSchedule(10)
+    layer, schedule = jax_impl.GRL(LinearSchedule(10)), LinearSchedule(10)
     for step in range(12):
         assert np.allclose(train_step(layer, jnp.ones(2)), -schedule(step), atol=1e-6)
         assert float(layer.coeff) == pytest.approx(schedule(step + 1), abs=1e-6)
@@ -415,7 +416,7 @@ def test_jax_jit_traces_once_over_a_ramp() -> None:
     reversals = {
         "custom_vjp": gradient_reversal,
         "custom_jvp": gradient_reversal_jvp,
-        "nnx": NnxGRL(),
+        "nnx": jax_impl.GRL(),
         "linen": lambda x, coeff: linen.GRL().apply({}, x, coeff),
     }
     for name, reverse in reversals.items():
@@ -453,7 +454,7 @@ def test_linen_schedule_steps_only_when_told_and_survives_serialisation() -> Non
     for step in range(5):
         gradient = jax.grad(lambda x, v: layer.apply(v, x).sum())(jnp.ones(2), variables)
         assert np.allclose(gradient, -schedule(step), atol=1e-6)
-        value, unchanged = layer.apply(variables, jnp.ones(2), mutable=["reversal"])
+        _, unchanged = layer.apply(variables, jnp.ones(2), mutable=["reversal"])
         assert unchanged["reversal"]["step"] == step
         _, variables = layer.apply(variables, method="step", mutable=["reversal"])
         variables = serialization.from_bytes(variables, serialization.to_bytes(variables))

@@ -1,7 +1,9 @@
 """What the layer keeps for the backward pass: λ as it was at the forward call, and nothing of the size of x."""
 
 import gc
+import re
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,16 @@ def test_jax_keeps_no_residual_of_the_size_of_x(form: Form, coeff: Any) -> None:
 # λ is the one of the forward call
 
 
+def _unless_refused(compute: Callable[[], Any]) -> Any:
+    """The result, or None where PyTorch refuses because something was changed in place."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not re.search("in-?place", str(error)):
+            raise
+        return None
+
+
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
 def test_torch_tensor_coefficient_changed_before_backward_never_gives_a_wrong_gradient(form: Form) -> None:
     for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3)), ((2, 1), (2, 3))):
@@ -79,18 +91,23 @@ def test_torch_tensor_coefficient_changed_before_backward_never_gives_a_wrong_gr
         x = torch.ones(x_shape, requires_grad=True)
         y = form.reverse(x, coeff)
         coeff.fill_(7.0)
-        try:
-            (gradient,) = torch.autograd.grad(y.sum(), x)
-        except RuntimeError as error:
-            assert "modified by an inplace operation" in str(error)
-        else:
-            assert torch.equal(gradient, torch.full_like(x, -0.5))
+        gradient = _unless_refused(lambda x=x, y=y: torch.autograd.grad(y.sum(), x)[0])
+        assert gradient is None or torch.equal(gradient, torch.full_like(x, -0.5))
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Halves, where JAX could take the memory as it is instead of copying it: at a multiple of 64 bytes."""
+    memory = np.zeros(64 + int(np.prod(shape)) * 4, dtype=np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + int(np.prod(shape)) * 4].view(np.float32).reshape(shape)
+    array[...] = 0.5
+    return array
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_numpy_coefficient_changed_before_backward_does_not_matter(form: Form) -> None:
     for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3))):
-        coeff = np.full(shape, 0.5, dtype=np.float32)
+        coeff = _aligned(shape)
         ones = np.ones(x_shape, dtype=np.float32).view(np.uint32)
         if form.backend.BACKEND == "torch":
             x = form.backend.array(ones, "float32").requires_grad_()
@@ -98,7 +115,7 @@ def test_numpy_coefficient_changed_before_backward_does_not_matter(form: Form) -
             coeff[...] = 7.0
             (gradient,) = torch.autograd.grad(y.sum(), x)
         else:
-            y, pull = jax.vjp(lambda x: form.reverse(x, coeff), form.backend.array(ones, "float32"))
+            y, pull = jax.vjp(lambda x, coeff=coeff: form.reverse(x, coeff), form.backend.array(ones, "float32"))
             coeff[...] = 7.0
             (gradient,) = pull(y)
         assert (np.asarray(gradient) == -0.5).all()
@@ -136,10 +153,10 @@ def test_torch_backward_twice_and_retained_graphs(form: Form) -> None:
 # In-place operations after the layer work or raise; they never give a wrong gradient
 
 _IN_PLACE = {
-    "relu_": (lambda x, y: y.relu_(), lambda y: y.relu()),
-    "mul_": (lambda x, y: y.mul_(3.0), lambda y: y * 3.0),
-    "slice add_": (lambda x, y: y[1:].add_(1.0), None),
-    "copy_": (lambda x, y: y.copy_(torch.zeros(3)), lambda y: 0 * y),
+    "relu_": (lambda y: y.relu_(), lambda y: y.relu()),
+    "mul_": (lambda y: y.mul_(3.0), lambda y: y * 3.0),
+    "slice add_": (lambda y: y[1:].add_(1.0), None),
+    "copy_": (lambda y: y.copy_(torch.zeros(3)), lambda y: 0 * y),
 }
 
 
@@ -150,11 +167,13 @@ def test_torch_in_place_on_the_result(form: Form, change: str, coeff: Any) -> No
     in_place, plain = _IN_PLACE[change]
     leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     y = form.reverse(leaf * 2, form.backend.coefficient(coeff))
-    try:
-        in_place(None, y)
-        (gradient,) = torch.autograd.grad((y * y).sum(), leaf)
-    except RuntimeError as error:
-        assert "inplace" in str(error) or "in-place" in str(error)
+
+    def compute() -> Any:
+        in_place(y)
+        return torch.autograd.grad((y * y).sum(), leaf)[0]
+
+    gradient = _unless_refused(compute)
+    if gradient is None:
         return
     assert plain is not None
     reference = leaf.detach().clone().requires_grad_()
@@ -168,20 +187,17 @@ def test_torch_in_place_on_x_after_the_layer(form: Form) -> None:
     leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     x = leaf * 2
     y = form.reverse(x, 0.5)
-    try:
-        x.mul_(3.0)  # y is a view of it and changes with it
-        (gradient,) = torch.autograd.grad(y.sum(), leaf)
-    except RuntimeError as error:
-        assert "inplace" in str(error) or "in-place" in str(error) or "view" in str(error)
-    else:
-        assert torch.equal(gradient, torch.full((3,), -0.5 * 2 * 3))
+
+    def compute() -> Any:
+        x.mul_(3.0)  # y is a view of x and changes with it
+        return torch.autograd.grad(y.sum(), leaf)[0]
+
+    gradient = _unless_refused(compute)
+    assert gradient is None or torch.equal(gradient, torch.full((3,), -0.5 * 2 * 3))
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_relu_in_place_after_the_layer_says_what_is_wrong(form: Form) -> None:
+def test_torch_relu_in_place_after_the_layer_is_refused_by_name(form: Form) -> None:
     y = form.reverse(torch.ones(3, requires_grad=True) * 2, 0.5)
-    try:
+    with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
         torch.nn.ReLU(inplace=True)(y)
-    except RuntimeError as error:
-        assert "view" in str(error)
-        assert "inplace" in str(error)

@@ -52,9 +52,18 @@ def test_16_bit_product_is_taken_in_float32(dtype: str) -> None:
 
 def test_signs_of_zero() -> None:
     zero = np.float32([0.0, -0.0])
-    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", 1.0), "float32")).tolist() == [1, 0]
-    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", -1.0), "float32")).tolist() == [0, 1]
-    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", 0.0), "float32")).tolist() == [1, 0]
+    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", 1.0), "float32")).tolist() == [
+        1,
+        0,
+    ]
+    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", -1.0), "float32")).tolist() == [
+        0,
+        1,
+    ]
+    assert np.signbit(oracle.decode(oracle.backward(zero.view(np.uint32), "float32", 0.0), "float32")).tolist() == [
+        1,
+        0,
+    ]
 
 
 def test_zero_times_infinity_is_nan() -> None:

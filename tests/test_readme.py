@@ -49,7 +49,7 @@ def test_train_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_it_has_blocks_and_commands() -> None:
-    assert len(PYTHON_BLOCKS) >= 4
+    assert len(PYTHON_BLOCKS) >= 3
     assert {"make demo", "make test"} <= set(COMMANDS)
 
 

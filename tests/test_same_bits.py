@@ -32,7 +32,12 @@ def test_complex_gradient_is_scaled_by_halves(form: Form, data: st.DataObject) -
     x, g = (data.draw(strategies.arrays(dtype, shape), name) for name in ("x", "g"))
     coeff = data.draw(strategies.coefficients(shape), "coeff")
     with reproduced_by(form, dtype, x, g, coeff, "gradient"):
-        assert_reversed(form, dtype, x, g, coeff, *form.gradient(x, g, dtype, coeff.native))
+        value, gradient = form.gradient(x, g, dtype, coeff.native)
+        if form.name == "custom_jvp":  # documented: JAX transposes its rule into a sum, where −0 + 0 = 0
+            zero = oracle.decode(gradient, oracle.COMPLEX[dtype]) == 0
+            sign = form.expected(g, dtype, coeff.aligned(shape)) & gradient.dtype.type(1 << (8 * gradient.itemsize - 1))
+            gradient = np.where(zero, sign, gradient)
+        assert_reversed(form, dtype, x, g, coeff, value, gradient)
 
 
 @pytest.mark.parametrize("form", FORWARD_MODE_FORMS, ids=str)

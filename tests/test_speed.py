@@ -1,4 +1,4 @@
-"""What the layer costs. Each ratio is the median over rounds that time both sides in turn, so that a busy machine slows both.
+"""What the layer costs: ratios, each the median over rounds that time both sides in turn, so that noise slows both.
 
 Run alone: `pytest -m slow_timing -p no:xdist`.
 """

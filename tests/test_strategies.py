@@ -5,10 +5,11 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
+from grl.coefficient import aligned_shape
+
 import forms
 import oracle
 import strategies
-from grl.coefficient import aligned_shape
 
 
 @pytest.mark.parametrize("dtype", oracle.REAL)

@@ -5,13 +5,17 @@ This module is all that the entry point imports before it knows that typer and r
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 __all__ = ["main"]
 
-_NEEDED = ("typer", "rich", "sklearn", "mlxtend", "matplotlib", "safetensors")  # what the extra `train` brings
+# What the extra `train` brings, by the name of the module.
+_NEEDED = {name: name for name in ("typer", "rich", "mlxtend", "matplotlib", "safetensors")} | {
+    "sklearn": "scikit-learn"
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C.
     """
     try:
-        missing = [name for name in _NEEDED if find_spec(name) is None]
+        missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
         if missing:
             return _refuse(f'the command line needs {", ".join(missing)}: pip install "grl[train]"')
         return _run(arguments)
     except KeyboardInterrupt:
-        return _refuse("interrupted; nothing was written.", status=130)
+        return _refuse("interrupted; no file was left half written.", status=130)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from grl.cli.app import REFUSALS, app
+    from grl.cli.app import REFUSALS, app, explain
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -42,7 +46,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
-        return _refuse(str(error))
+        return _refuse(explain(error))
     except ImportError as error:
         if "pip install" not in str(error):
             raise
@@ -51,7 +55,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         # What typer raises for a wrong option; the class has moved between its versions.
         if not hasattr(error, "format_message"):
             raise
-        return _refuse(error.format_message())
+        context = getattr(error, "ctx", None)
+        command = "grl" if context is None else context.command_path
+        message = re.sub("^Invalid value for '(.*?)'", r"\1", error.format_message())
+        sentence = message.rstrip(".")
+        return _refuse(f"{sentence}{' Try' if sentence.endswith('?') else '; try'}: {command} --help")
     if status == 130:  # how typer returns Ctrl-C
         raise KeyboardInterrupt
     return status if isinstance(status, int) else 0

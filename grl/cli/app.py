@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import fields
 from importlib import metadata
 from typing import Annotated
 
@@ -10,18 +11,29 @@ import typer
 
 from grl import __version__
 from grl.cli import demo, train
-from grl.config import ConfigError
+from grl.config import Config, ConfigError
 from grl.datasets import DataError
 from grl.experiment import CheckpointError
 
-__all__ = ["REFUSALS", "app"]
+__all__ = ["REFUSALS", "app", "explain"]
 
 REFUSALS = (ConfigError, DataError, CheckpointError)
 """Errors whose text is one sentence for the user; the exit status is then 2."""
 
+
+def explain(error: Exception) -> str:
+    """Return the sentence of a refusal; where it speaks of a setting, it names the option that sets it."""
+    name, colon, rest = str(error).partition(":")
+    options = {field.name: field.name.replace("_", "-") for field in fields(Config)} | {"start": "init"}
+    if isinstance(error, ConfigError) and name in options:
+        return f"--{options[name]}{colon}{rest}"
+    return str(error)
+
+
 app = typer.Typer(
     help="Gradient reversal layers for PyTorch and JAX: train with them, and compare the two.",
     rich_markup_mode="rich",
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,80 +1,92 @@
-"""`grl demo`: source-only and DANN, in both frameworks, from the same start on the same images."""
+"""`grl demo`: source-only and DANN side by side, in every framework that is installed."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
-import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from grl.checkpoint import replacing
-from grl.cli.progress import showing
-from grl.config import BACKENDS, Config, ConfigError
+from grl.cli.output import integer, output_directory
+from grl.cli.progress import Follower, make_console
+from grl.config import ConfigError
+from grl.datasets import TASKS
+from grl.demo import installed_backends, largest_gap, run_demo, save_figures
+from grl.experiment import Result
 
 __all__ = ["demo"]
 
-_METHODS = ("source-only", "dann")
+_STEPS = 1000  # enough for a gain of 0.10 at every seed tried, few enough for five minutes on two cores
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Receives demo.json and demo.png.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(help="Updates of each run.")] = 600,
-    seed: Annotated[int, typer.Option(help="Draws weights and batches.")] = 0,
+    out: Annotated[str, typer.Option(metavar="DIR", help="The directory for demo.json and demo.png.")] = "runs/demo",
+    seed: Annotated[
+        int, typer.Option(metavar="N", parser=integer, help="Draws the weights and the batches, the same for all runs.")
+    ] = 0,
+    steps: Annotated[int, typer.Option(metavar="N", parser=integer, help="Updates of each run.")] = _STEPS,
+    task: Annotated[str, typer.Option(metavar="NAME", help=f"Where to show it: {', '.join(TASKS)}.")] = TASKS[0],
 ) -> None:
-    """Train source-only and DANN on real images in both frameworks, and compare.
+    """Train source-only and DANN, from the same start, in both frameworks, and compare what comes out.
 
-    The images are MNIST digits (source, labelled) and digits blended with photographs (target, unlabelled).
+    The default takes some three minutes on two cores: MNIST digits as the labelled source, and as the unlabelled target
+    other digits, blended with photographs.
     """
-    from grl.experiment import load_data, prepare_directory, train
-    from grl.report import draw_demo, loss_gaps
-
-    backends = [backend for backend in BACKENDS if importlib.util.find_spec(backend) is not None]
+    backends = installed_backends()
     if not backends:
-        raise ConfigError('no framework is installed: pip install "grl[torch]" or "grl[jax]".')
-    settings = {"steps": steps, "seed": seed, "log_every": min(10, steps)}
-    configs = [
-        Config.recommended("mnist-mnistm", backend=backend, method=method, **settings)
-        for method in _METHODS
-        for backend in backends
-    ]
-    prepare_directory(out)
-    console = Console()
+        raise ConfigError('no framework is installed: pip install "grl[all]"')
+    console = make_console()
     if len(backends) == 1:
-        console.print(f"Only {backends[0]} is installed, so there is no second framework to compare it with.")
-    task = load_data(configs[0])
-    results = []
-    for config in configs:
-        with showing(f"{config.backend:5} {config.method:11}", console) as progress:
-            results.append(train(config, task=task, progress=progress))
-    gaps = [float(np.nanmax(values)) for _, values in loss_gaps(results).values()]
-    runs = [{key: value for key, value in r.metrics.items() if key != "history"} for r in results]
-    figures = {"runs": runs, "largest_loss_gap": max(gaps, default=None)}
-    with replacing(out / "demo.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draw_demo(results, out / "demo.png")
-    console.print(_table(figures))
-    console.print(f"written: {out}/demo.json, {out}/demo.png", soft_wrap=True)
+        console.print(f"Only one framework is installed, {backends[0]}: there is nothing to compare it with.")
+    with output_directory(out) as folder:
+        with Follower(console) as follower:
+            results = run_demo(
+                backends,
+                task=task,
+                steps=steps,
+                seed=seed,
+                follow=lambda config: follower.run(f"{config.method}, {config.backend}", config.steps),
+            )
+        from grl.report import draw_demo  # matplotlib takes a second to import
+
+        save_figures(results, folder / "demo.json")
+        draw_demo(results, folder / "demo.png")
+    console.print(_table(results))
+    for line in _sentences(results):
+        console.print(line, soft_wrap=True)
+    for name in ("demo.json", "demo.png"):
+        console.print(str(folder / name), soft_wrap=True, markup=False)
 
 
-def _table(figures: dict[str, Any]) -> Table:
-    gap = figures["largest_loss_gap"]
-    caption = None if gap is None else f"largest gap between the backends' losses: {gap:.2g}"
-    table = Table(title="MNIST → MNIST over photographs", caption=caption)
-    for column in ("backend", "method", "source accuracy", "target accuracy", "proxy A-distance", "seconds"):
-        table.add_column(column, justify="left" if column in ("backend", "method") else "right")
-    for run in figures["runs"]:
-        distance = run["proxy_a_distance"]
+def _table(results: Sequence[Result]) -> Table:
+    config = results[0].config
+    table = Table(title=f"{config.task}, {config.steps} steps, seed {config.seed}")
+    table.add_column("method")
+    table.add_column("backend")
+    for name in ("target accuracy", "source accuracy", "proxy A-distance", "seconds"):
+        table.add_column(name, justify="right")
+    for result in results:
+        metrics = result.metrics
         table.add_row(
-            run["backend"],
-            run["method"],
-            f"{run['source_accuracy']:.3f}",
-            f"{run['target_accuracy']:.3f}",
-            "—" if distance is None else f"{distance:.2f}",
-            f"{run['seconds']:.1f}",
+            metrics["method"],
+            metrics["backend"],
+            *(_number(metrics[name]) for name in ("target_accuracy", "source_accuracy", "proxy_a_distance")),
+            f"{metrics['seconds']:.1f}",
+            end_section=metrics["backend"] == results[-1].config.backend,
         )
     return table
+
+
+def _sentences(results: Sequence[Result]) -> list[str]:
+    overall, early = largest_gap(results), largest_gap(results, steps=10)
+    if overall is None or early is None:
+        return []
+    return [
+        f"Largest gap between the backends' losses: {overall:.2g}; in the first 10 steps {early:.1e}.",
+        "Rounding differs in float32, and training multiplies the difference; in float64 they agree to 1e-12.",
+    ]
+
+
+def _number(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"

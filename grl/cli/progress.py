@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -44,6 +43,7 @@ class Follower(AbstractContextManager["Follower"]):
         console: where to; what is no terminal, or a dumb one, gets about ten plain lines a run.
 
     Example:
+        >>> import sys
         >>> with Follower(Console(file=sys.stdout)) as follower:
         ...     follow = follower.run("dann, torch", steps=20)
         ...     follow(Update(20, 20, 0.5, None, 0.0, 0.75))
@@ -67,7 +67,7 @@ class Follower(AbstractContextManager["Follower"]):
     def run(self, label: str, steps: int) -> Callable[[Update], None]:
         """Announce a run of so many steps; return what it calls with each update."""
         if self._bars is None:
-            return _lines(self._console, label)
+            return _Lines(self._console, label)
         return self._bars.follow(label, steps)
 
 
@@ -75,7 +75,13 @@ class _Bars(Progress):
     """One bar a run, and below them the losses of the run that is going on."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), _Speed(), TimeRemaining(elapsed_when_finished=True))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            _Speed(),
+            TimeRemaining(elapsed_when_finished=True),
+        )
         self.status = Text()
         super().__init__(*columns, console=console, expand=True)
 
@@ -101,22 +107,27 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} steps/s", style="progress.data.speed")
 
 
-def _lines(console: Console, label: str) -> Callable[[Update], None]:
-    first: list[tuple[float, int]] = []  # when the first update came, and of which step: from there on speed is steady
+class _Lines:
+    """Prints the first update, the last one, and one for each tenth of the steps between."""
 
-    def follow(update: Update) -> None:
-        first.append((time.perf_counter(), update.step))
-        since, start = first[0]
-        if len(first) > 1 and update.step * _LINES // update.steps == (update.step - 10) * _LINES // update.steps:
+    def __init__(self, console: Console, label: str) -> None:
+        self._console = console
+        self._label = label
+        self._started: tuple[float, int] | None = None  # time and step of the first update: compilation is over by then
+        self._due = 0.0
+
+    def __call__(self, update: Update) -> None:
+        now = time.perf_counter()
+        since, start = self._started = self._started or (now, update.step)
+        if update.step < self._due and update.step < update.steps:
             return
-        line = f"{label}: step {update.step}/{update.steps}  {describe(update)}"
+        self._due = max(self._due, update.step) + update.steps / _LINES
+        line = f"{self._label}: step {update.step}/{update.steps}  {describe(update)}"
         if update.step > start:
-            speed = (update.step - start) / (time.perf_counter() - since)
+            speed = (update.step - start) / (now - since)
             left = timedelta(seconds=round((update.steps - update.step) / speed))
             line += f"  {speed:.1f} steps/s  {left} left"
-        console.print(line, soft_wrap=True, markup=False)
-
-    return follow
+        self._console.print(line, soft_wrap=True, markup=False)
 
 
 def _number(number: float | None) -> str:

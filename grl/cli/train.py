@@ -1,180 +1,208 @@
-"""`grl train`: one run of one method in one framework."""
+"""`grl train`: one run from the command line."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from grl.cli.progress import showing
-from grl.config import Config, ConfigError
+from grl.cli.output import integer, output_directory, real
+from grl.cli.progress import Follower, make_console
+from grl.config import BACKENDS, METHODS, Config, ConfigError
 from grl.datasets import TASKS
+from grl.experiment import Result, load_data, save
+from grl.experiment import train as run
 
 __all__ = ["train"]
 
-_DATA, _RUN, _OPTIMISER, _OUTPUT = "What to train on", "The run", "The optimiser", "Output"
+_WHAT, _HOW, _WHERE, _OUT = "What to train", "How to train", "Where to compute", "What to write"
 
 
-def _by_task(name: str) -> str:
-    """The default shown for a setting: the general one, and those of the tasks that recommend another."""
-    general = getattr(Config(), name)
+def _option(name: str, help: str, panel: str, metavar: str, default: str | None = None) -> Any:
+    """An option without a value of its own: where it is not given, the task's recommended setting stays."""
+    shown = _defaults(name.strip("-").replace("-", "_")) if default is None else default
+    text = f"{help} [dim]\\[default: {shown}][/dim]"
+    parser: Any = {"N": integer, "X": real}.get(metavar)
+    return typer.Option(name, help=text, rich_help_panel=panel, metavar=metavar, show_default=False, parser=parser)
+
+
+def _defaults(name: str) -> str:
+    general = getattr(Config, name)
     others = {task: getattr(Config.recommended(task), name) for task in TASKS}
-    shown = "none" if general is None else str(general)
-    return "; ".join([shown, *(f"{value} for {task}" for task, value in others.items() if value != general)])
+    return "; ".join([f"{general}", *(f"{task}: {value}" for task, value in others.items() if value != general)])
 
 
 def train(
     backend: Annotated[
-        Literal["torch", "jax"], typer.Option(help="The framework that trains.", rich_help_panel=_RUN)
-    ] = "torch",
+        str | None, _option("--backend", "The framework that trains.", _WHAT, "|".join(BACKENDS))
+    ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help=f"A built-in task: {', '.join(TASKS)}.", show_default="mnist-mnistm", rich_help_panel=_DATA),
+        _option("--task", f"A built-in task, source-target: {', '.join(TASKS)}.", _WHAT, "NAME", Config.task),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="Your own arrays instead: x_source, y_source, x_target; to be scored x_test, y_test; for "
-            "--method target also y_target. Images (N, C, H, W) or vectors (N, D), labels integers from 0.",
-            rich_help_panel=_DATA,
+        _option(
+            "--data",
+            "Your own arrays instead: an .npz with x_source, y_source, x_target and, to score, x_test and y_test"
+            " (for --method target also y_target). Images (N, C, H, W) or vectors (N, D), used as they are.",
+            _WHAT,
+            "FILE",
+            "none",
         ),
     ] = None,
     method: Annotated[
-        Literal["source-only", "dann", "target"],
-        typer.Option(
-            help="source-only: labels of the source alone. dann: domain-adversarial, by gradient reversal. "
-            "target: on the target's own labels, the upper bound.",
-            rich_help_panel=_RUN,
-        ),
-    ] = "dann",
-    steps: Annotated[
-        int | None, typer.Option(help="Updates.", show_default=_by_task("steps"), rich_help_panel=_RUN)
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Samples a step, of each domain.", show_default=_by_task("batch_size"), rich_help_panel=_RUN),
-    ] = None,
-    schedule: Annotated[
         str | None,
-        typer.Option(
-            metavar="dann[:GAMMA]|linear[:START:END]|constant[:VALUE]",
-            help="λ over the steps: the paper's ramp from 0 to 1, a straight line, or one value.",
-            show_default=_by_task("schedule"),
-            rich_help_panel=_RUN,
+        _option(
+            "--method",
+            "source-only: no adaptation, the lower bound. dann: adversarial, through the gradient reversal."
+            " target: on labelled target data, the upper bound.",
+            _WHAT,
+            "|".join(METHODS),
         ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Draws weights and batches, the same for both backends.", rich_help_panel=_RUN)
-    ] = 0,
-    device: Annotated[
-        str, typer.Option(help="The framework's name of it: cpu, cuda, cuda:1, gpu, ...", rich_help_panel=_RUN)
-    ] = "cpu",
-    dtype: Annotated[
-        Literal["float32", "float64"],
-        typer.Option(help="In float64 the two backends agree to rounding.", rich_help_panel=_RUN),
-    ] = "float32",
-    optimizer: Annotated[
-        Literal["adam", "sgd"] | None,
-        typer.Option(help="The rule of the update.", show_default=_by_task("optimizer"), rich_help_panel=_OPTIMISER),
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the feature extractor, at the start.",
-            show_default=_by_task("learning_rate"),
-            rich_help_panel=_OPTIMISER,
-        ),
-    ] = None,
-    classifier_learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Of both classifiers, at the start.", show_default="as --learning-rate", rich_help_panel=_OPTIMISER
-        ),
-    ] = None,
-    decay: Annotated[
-        float | None,
-        typer.Option(
-            help="d: learning rates are divided by (1 + d·p)^0.75 at progress p from 0 to 1.",
-            show_default=_by_task("decay"),
-            rich_help_panel=_OPTIMISER,
-        ),
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(help="Of sgd.", show_default=_by_task("momentum"), rich_help_panel=_OPTIMISER)
-    ] = None,
-    clip_norm: Annotated[
-        float | None,
-        typer.Option(help="Largest global norm of a gradient.", show_default="no clipping", rich_help_panel=_OPTIMISER),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE.safetensors",
-            help="Weights to start from, of a run in either backend, instead of drawn ones.",
-            rich_help_panel=_RUN,
+        _option(
+            "--init",
+            "Start from the model.safetensors of a run of either backend, instead of weights drawn from the seed.",
+            _WHAT,
+            "FILE",
+            "none",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        _option("--seed", "Draws the initial weights and the batches, the same in both backends.", _WHAT, "N"),
+    ] = None,
+    steps: Annotated[int | None, _option("--steps", "Updates of the weights.", _HOW, "N")] = None,
+    batch_size: Annotated[
+        int | None, _option("--batch-size", "Samples a step, of each domain; the shorter cycles.", _HOW, "N")
+    ] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", "The rule of the updates.", _HOW, "adam|sgd")] = None,
+    learning_rate: Annotated[
+        float | None, _option("--learning-rate", "Of the feature extractor, at the first step.", _HOW, "X")
+    ] = None,
+    classifier_learning_rate: Annotated[
+        float | None,
+        _option(
+            "--classifier-learning-rate",
+            "Of the label and domain classifiers, at the first step.",
+            _HOW,
+            "X",
+            "as --learning-rate",
+        ),
+    ] = None,
+    momentum: Annotated[float | None, _option("--momentum", "Of sgd, from 0 to below 1.", _HOW, "X")] = None,
+    decay: Annotated[
+        float | None,
+        _option(
+            "--decay",
+            "d in the division of both learning rates by (1 + d·p)^0.75, at progress p from 0 to 1; 0: constant rates.",
+            _HOW,
+            "X",
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        float | None,
+        _option("--clip-norm", "Scale gradients down to this global norm.", _HOW, "X", "no clipping"),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        _option(
+            "--schedule",
+            "λ at progress p. dann or dann:GAMMA: 2/(1 + exp(-GAMMA·p)) - 1, GAMMA 10. linear or linear:START:END:"
+            " a straight line, 0 to 1. constant or constant:VALUE: 1.",
+            _HOW,
+            "RAMP",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, _option("--device", "By the framework's name: cpu, cuda, cuda:1, gpu …", _WHERE, "NAME")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        _option("--dtype", "Precision; in float64 the backends agree to 1e-12.", _WHERE, "float32|float64"),
+    ] = None,
+    out: Annotated[
+        str | None,
+        _option(
+            "--out",
+            "The directory for config.json, metrics.json, model.safetensors and report.png; replaces those in it.",
+            _OUT,
+            "DIR",
+            "runs/TASK-METHOD-BACKEND-SEED",
         ),
     ] = None,
     log_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps from one record of the history to the next.",
-            show_default=_by_task("log_every"),
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Receives config.json, metrics.json, model.safetensors and report.png.",
-            show_default="runs/TASK-METHOD-BACKEND-SEED",
-            rich_help_panel=_OUTPUT,
-        ),
+        int | None, _option("--log-every", "Steps from one record of the history to the next.", _OUT, "N")
     ] = None,
 ) -> None:
-    """Train one model and score it on the target.
+    """Train a classifier on a labelled source domain for an unlabelled target domain, and score it on the target.
 
-    The target's labels are read for the final score alone, which is the last step's and not the best one's.
+    No target label is used but for the final score, and the score is the last step's.
+
+    Example: [bold]grl train --backend jax --task moons --method dann --out runs/moons[/bold]
     """
+    settings = {name: value for name, value in locals().items() if name not in ("task", "out")}
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
-    settings: dict[str, Any] = {
-        name: value for name, value in locals().items() if name not in ("task", "out") and value is not None
-    }
-    config = Config.recommended(task or ("mnist-mnistm" if data is None else "data"), **settings)
-    _run(config, out)
-
-
-def _run(config: Config, out: Path | None) -> None:
-    from grl.experiment import load_data, prepare_directory, save, train  # not before bad options are refused
-    from grl.report import draw_report
-
-    data = load_data(config)
+    config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
+    arrays = load_data(config)
     if out is None:
-        out = Path("runs") / f"{Path(data.name).stem}-{config.method}-{config.backend}-{config.seed}"
-    prepare_directory(out)
-    console = Console()
-    with showing(f"{data.name} {config.method} {config.backend}", console) as progress:
-        result = train(config, task=data, progress=progress)
+        out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
+    console = make_console()
+    with output_directory(out) as folder:
+        with Follower(console) as follower:
+            result = run(config, task=arrays, progress=follower.run(f"{config.method}, {config.backend}", config.steps))
+            baseline = None
+            if result.after.boundary is not None and config.method == "dann":
+                # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
+                plain = replace(config, method="source-only")
+                baseline = run(plain, task=arrays, progress=follower.run("source-only, to compare", config.steps))
+        _write(result, baseline, folder)
+    console.print(_summarise(result, baseline))
+    if result.metrics["history"][-1]["label_loss"] is None:
+        console.print("The loss is not finite any more: try a lower --learning-rate, or --clip-norm 1.", soft_wrap=True)
+    _say_where(console, folder)
+
+
+def _write(result: Result, baseline: Result | None, out: Path) -> None:
+    from grl.report import draw_report  # matplotlib and scikit-learn take a second to import
+
     save(result, out)
-    draw_report(result, out / "report.png")
-    console.print(_summary(result.metrics))
-    console.print(f"written: {out}/config.json, metrics.json, model.safetensors, report.png", soft_wrap=True)
+    draw_report(result, out / "report.png", baseline)
 
 
-def _summary(metrics: dict[str, Any]) -> Table:
-    table = Table(show_header=False)
-    rows = {
-        "accuracy on the source": metrics["source_accuracy"],
-        "accuracy on the target": metrics["target_accuracy"],
-        "domain classifier's accuracy (chance 0.5)": metrics["domain_accuracy"],
-        "proxy A-distance (0 alike, 2 apart)": metrics["proxy_a_distance"],
-        "seconds": metrics["seconds"],
-    }
-    for name, value in rows.items():
-        table.add_row(name, "—" if value is None else f"{value:.3f}" if name != "seconds" else f"{value:.1f}")
+def _summarise(result: Result, baseline: Result | None) -> Table:
+    metrics = result.metrics
+    last = metrics["history"][-1]
+    table = Table(title=f"{metrics['task']}: {metrics['method']} in {metrics['backend']}, seed {metrics['seed']}")
+    table.add_column("at the last step")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    compared = "" if baseline is None else f"source-only: {_number(baseline.metrics['target_accuracy'])}"
+    table.add_row("source accuracy", _number(metrics["source_accuracy"]), "")
+    table.add_row("target accuracy", _number(metrics["target_accuracy"]), compared)
+    table.add_row("domain accuracy", _number(metrics["domain_accuracy"]), "chance: 0.500")
+    table.add_row(
+        "proxy A-distance", _number(metrics["proxy_a_distance"]), "0: domains look alike; 2: always told apart"
+    )
+    table.add_row("label loss", _number(last["label_loss"]), "")
+    table.add_row("domain loss", _number(last["domain_loss"]), f"chance: ln 2 = {math.log(2):.3f}")
+    table.add_row("seconds", f"{metrics['seconds']:.1f}", f"{metrics['steps'] / metrics['seconds']:.1f} steps/s")
     return table
+
+
+def _number(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _say_where(console: Console, out: Path) -> None:
+    for name in ("config.json", "metrics.json", "model.safetensors", "report.png"):
+        console.print(str(out / name), soft_wrap=True, markup=False)

