@@ -130,7 +130,13 @@ class Config:
 
 
 _RECOMMENDED: dict[str, dict[str, Any]] = {
-    "moons": {"steps": 1000, "learning_rate": 2e-2, "hidden": (50, 50), "domain_hidden": (50,)},
+    "moons": {
+        "steps": 1000,
+        "learning_rate": 2e-2,
+        "hidden": (50, 50),
+        "label_hidden": (),
+        "domain_hidden": (50,),
+    },
 }
 
 
