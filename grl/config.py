@@ -109,7 +109,7 @@ class Config:
             _check_integer(name, getattr(self, name), smallest)
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if name == "learning_rate" or getattr(self, name) is not None:
-                _check_real(name, getattr(self, name), "above 0", lambda value: value > 0)
+                _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
         _check_real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1)
         _check_real("decay", self.decay, "from 0", lambda value: value >= 0)
         for field in fields(self):

@@ -17,6 +17,7 @@ from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
 from grl.datasets import Task, load_npz, load_task
+from grl.parity import DomainGradientReport
 from grl.result import Result, Snapshot, Update, prepare_directory, save
 from grl.scores import accuracy, domain_accuracy, proxy_a_distance
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_data",
     "load_weights",
     "prepare_directory",
+    "report_gradients",
     "save",
     "train",
 ]
@@ -80,6 +82,24 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         "history": history,
     }
     return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
+
+
+def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradientReport:
+    """Return whether the reversal works in the model of a run: on its first batch, at the λ that its schedule ends at.
+
+    Args:
+        config: the settings; the method is "dann".
+        task: the data; by default what the settings name.
+
+    Returns:
+        The verdict with its figures (see `grl.parity.domain_gradient_report`).
+
+    Raises:
+        ConfigError, CheckpointError, DataError, ImportError: as `train` does.
+    """
+    task = load_data(config) if task is None else task
+    trainer = build_trainer(task, config)
+    return trainer.report_gradients(*next(batches(task, config)), config.coeff(config.steps))  # type: ignore[no-any-return]
 
 
 def load_data(config: Config) -> Task:
@@ -203,11 +223,15 @@ def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
         logits = trainer.predict(grid)[1].astype(np.float64)
         odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
         boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
+    # Evenly spaced: the first ones of a set sorted by class would be of one class.
+    of_source, of_target = (
+        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
+    )
     return Snapshot(
-        source_features=trainer.predict(task.x_source[:largest])[0],
-        target_features=trainer.predict(x_target[:largest])[0],
-        source_labels=task.y_source[:largest],
-        target_labels=None if y_target is None else y_target[:largest],
+        source_features=trainer.predict(task.x_source[of_source])[0],
+        target_features=trainer.predict(x_target[of_target])[0],
+        source_labels=task.y_source[of_source],
+        target_labels=None if y_target is None else y_target[of_target],
         boundary=boundary,
     )
 

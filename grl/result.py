@@ -46,8 +46,8 @@ class Snapshot:
     """What a model makes of the data at one moment, for pictures. All arrays NumPy's.
 
     Args:
-        source_features: (n, D) of up to 500 source samples, the first ones of `x_source`.
-        target_features: (m, D) of up to 500 target samples, the first ones of `x_test`, or of `x_target` without that.
+        source_features: (n, D) of up to 500 source samples, evenly spaced in `x_source`.
+        target_features: (m, D) of up to 500 target samples, evenly spaced in `x_test`, or in `x_target` without that.
         source_labels: (n,).
         target_labels: (m,), to colour a picture with, or None.
         boundary: for vectors of two dimensions and two classes: x axis (a,), y axis (b,), P(class 1) (b, a); else None.

@@ -227,7 +227,7 @@ REFUSALS = {
     "train --batch-size 0": "--batch-size: got 0; accepted is an integer from 1",
     "train --log-every 0": "--log-every: got 0",
     "train --seed -1": "--seed: got -1; accepted is an integer from 0",
-    "train --learning-rate 0": "--learning-rate: got 0.0; accepted is a finite number above 0",
+    "train --learning-rate 0": "--learning-rate: got 0.0; accepted is a finite number above 0 and up to 1e30",
     "train --learning-rate fast": "--learning-rate: got 'fast'; accepted is a number",
     "train --classifier-learning-rate nan": "--classifier-learning-rate: got nan",
     "train --clip-norm 0": "--clip-norm: got 0.0",

@@ -167,7 +167,7 @@ def _table(backend: str, cells: Sequence[Cell]) -> Table:
     table = Table(title=_FRAMEWORKS[backend], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("transformation", no_wrap=len(forms) <= 4)
     for form in forms:
-        table.add_column(Text(form), justify="center", overflow="fold")
+        table.add_column(Text(form.replace("_", "_\n", 1)), justify="center", overflow="fold")
     for name in dict.fromkeys(cell.transformation for cell in cells):
         table.add_row(Text(name), *(Text(found[form, name], _STYLES[found[form, name]]) for form in forms))
     table.add_section()

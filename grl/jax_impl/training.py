@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from grl.architecture import Architecture, Weights
 from grl.jax_impl.dann import DANN, MLP, ConvNet
+from grl.parity import DomainGradientReport, domain_gradient_report
 
 if TYPE_CHECKING:
     from grl.experiment import Config
@@ -49,6 +50,7 @@ class Trainer:
     def __init__(self, architecture: Architecture, config: Config, weights: Weights) -> None:
         self.device = _find_device(config.device)
         self.dtype = np.dtype(config.dtype)
+        self.adapts = config.method == "dann"
         self.model = nnx.eval_shape(lambda: _build(architecture))
         self.optimizer = _build_optimizer(config)
         with self._precision():
@@ -57,7 +59,8 @@ class Trainer:
             params, statistics = self._fill(params, weights), self._fill(statistics, weights)
             self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
             self.model.train()  # type: ignore[no-untyped-call]
-            step = partial(_step, nnx.graphdef(self.model), self.optimizer, config.method == "dann")
+            self._graph = nnx.graphdef(self.model)
+            step = partial(_step, self._graph, self.optimizer, self.adapts)
             self._run = jax.jit(partial(lax.scan, step), donate_argnums=0)
             self.model.eval()  # type: ignore[no-untyped-call]
             self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)))
@@ -81,6 +84,20 @@ class Trainer:
             self._state, records = self._run(self._state, (labels, *floats))
             label_loss, domain_loss, accuracy = (np.asarray(record) for record in records)
         return label_loss, domain_loss, accuracy
+
+    def report_gradients(self, x: Array, y: Array, x_target: Array, coeff: float) -> DomainGradientReport:
+        """Return whether the reversal works in this model, with λ = coeff, on one batch; changes nothing."""
+        params, statistics, _ = self._state
+        with self._precision():
+            labels = jax.device_put(y.astype(np.int32), self.device)
+            return domain_gradient_report(
+                nnx.merge(self._graph, params, statistics, copy=True),
+                (self._array(x), labels, self._array(x_target), coeff),
+                label_loss=lambda model, batch: _losses(model, self.adapts, *batch)[0],
+                domain_loss=lambda model, batch: _losses(model, self.adapts, *batch)[1],
+                features="backbone",
+                coeff=coeff,
+            )
 
     def predict(self, x: Array) -> tuple[Array, Array, Array]:
         """Return features (N, D), class logits (N, num_classes) and domain logits (N,) in evaluation mode."""
@@ -121,16 +138,8 @@ def _step(graph: Any, optimizer: Any, adapts: bool, state: Any, batch: Any) -> t
 
     def losses(params: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(graph, params, statistics, copy=True)  # Variables of this trace, free to change
-        class_logits, source_logits = model(x, coeff)
-        label_loss = optax.softmax_cross_entropy_with_integer_labels(class_logits, y).mean()
-        domain_loss = jnp.full_like(label_loss, jnp.nan)
-        loss = label_loss
-        if adapts:
-            _, target_logits = model(x_target, coeff)  # on its own: batch norm sees one domain at a time
-            logits = jnp.concatenate([source_logits, target_logits])
-            domains = jnp.concatenate([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
-            domain_loss = optax.sigmoid_binary_cross_entropy(logits, domains).mean()
-            loss = label_loss + domain_loss
+        label_loss, domain_loss, class_logits = _losses(model, adapts, x, y, x_target, coeff)
+        loss = label_loss + domain_loss if adapts else label_loss
         accuracy = (class_logits.argmax(1) == y).mean(dtype=class_logits.dtype)
         return loss, (nnx.state(model, nnx.Not(nnx.Param)), (label_loss, domain_loss, accuracy))
 
@@ -143,6 +152,19 @@ def _step(graph: Any, optimizer: Any, adapts: bool, state: Any, batch: Any) -> t
 
     params = jax.tree_util.tree_map_with_path(updated, params, directions)
     return (params, statistics, optimizer_state), record
+
+
+def _losses(
+    model: DANN, adapts: bool, x: jax.Array, y: jax.Array, x_target: jax.Array, coeff: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    class_logits, source_logits = model(x, coeff)
+    label_loss = optax.softmax_cross_entropy_with_integer_labels(class_logits, y).mean()
+    if not adapts:
+        return label_loss, jnp.full_like(label_loss, jnp.nan), class_logits
+    _, target_logits = model(x_target, coeff)  # on its own: batch norm sees one domain at a time
+    logits = jnp.concatenate([source_logits, target_logits])
+    domains = jnp.concatenate([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
+    return label_loss, optax.sigmoid_binary_cross_entropy(logits, domains).mean(), class_logits
 
 
 def _predict(graph: Any, params: Any, statistics: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -178,11 +200,13 @@ def _build_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _find_device(name: str) -> jax.Device:
-    platform, _, index = name.partition(":")
-    try:
-        return jax.devices(platform)[int(index or 0)]
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise LookupError(f"no such device for JAX here: {name!r}") from error
+    devices = dict.fromkeys([*jax.devices(), *jax.devices("cpu")])
+    present = {f"{device.platform}:{device.id}": device for device in devices}
+    kind, _, index = name.partition(":")
+    device = f"{'gpu' if kind == 'cuda' else kind}:{index or 0}"
+    if device not in present:
+        raise LookupError(f"no such device for JAX here: {name!r}; present: {', '.join(present)}")
+    return present[device]
 
 
 _TORCH_PARTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grl.architecture import Architecture, Weights
+from grl.parity import DomainGradientReport, domain_gradient_report
 from grl.torch_impl.dann import DANN, MLP, ConvNet
 
 if TYPE_CHECKING:
@@ -80,16 +81,8 @@ class Trainer:
         return label_loss, domain_loss, accuracy
 
     def _step(self, x: Tensor, y: Tensor, x_target: Tensor, coeff: float) -> Tensor:
-        class_logits, source_logits = self.model(x, coeff)
-        label_loss = F.cross_entropy(class_logits, y)
-        domain_loss = torch.full_like(label_loss, torch.nan)
-        loss = label_loss
-        if self.adapts:
-            _, target_logits = self.model(x_target, coeff)  # on its own: batch norm sees one domain at a time
-            logits = torch.cat([source_logits, target_logits])
-            domains = torch.cat([torch.zeros_like(source_logits), torch.ones_like(target_logits)])
-            domain_loss = F.binary_cross_entropy_with_logits(logits, domains)
-            loss = label_loss + domain_loss
+        label_loss, domain_loss, class_logits = self._losses(x, y, x_target, coeff)
+        loss = label_loss + domain_loss if self.adapts else label_loss
         self.optimizer.zero_grad()
         loss.backward()
         if self.clip_norm is not None:
@@ -97,6 +90,28 @@ class Trainer:
         self.optimizer.step()
         accuracy = (class_logits.detach().argmax(1) == y).to(self.dtype).mean()
         return torch.stack([label_loss.detach(), domain_loss.detach(), accuracy])
+
+    def _losses(self, x: Tensor, y: Tensor, x_target: Tensor, coeff: float) -> tuple[Tensor, Tensor, Tensor]:
+        class_logits, source_logits = self.model(x, coeff)
+        label_loss = F.cross_entropy(class_logits, y)
+        if not self.adapts:
+            return label_loss, torch.full_like(label_loss, torch.nan), class_logits
+        _, target_logits = self.model(x_target, coeff)  # on its own: batch norm sees one domain at a time
+        logits = torch.cat([source_logits, target_logits])
+        domains = torch.cat([torch.zeros_like(source_logits), torch.ones_like(target_logits)])
+        return label_loss, F.binary_cross_entropy_with_logits(logits, domains), class_logits
+
+    def report_gradients(self, x: Array, y: Array, x_target: Array, coeff: float) -> DomainGradientReport:
+        """Return whether the reversal works in this model, with λ = coeff, on one batch; changes nothing."""
+        self.model.train()
+        return domain_gradient_report(
+            self.model,
+            (self._tensor(x), torch.from_numpy(y).to(self.device), self._tensor(x_target), coeff),
+            label_loss=lambda _, batch: self._losses(*batch)[0],
+            domain_loss=lambda _, batch: self._losses(*batch)[1],
+            features="backbone",
+            coeff=coeff,
+        )
 
     @torch.no_grad()
     def predict(self, x: Array) -> tuple[Array, Array, Array]:
@@ -140,12 +155,15 @@ def _build(architecture: Architecture) -> DANN:
 
 
 def _find_device(name: str) -> torch.device:
-    try:
-        device = torch.device({"gpu": "cuda"}.get(name, name))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise LookupError(f"no such device for PyTorch here: {name!r}") from error
-    return device
+    present = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and torch.accelerator.is_available():
+        present += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+    kind, _, index = name.partition(":")
+    device = f"{'cuda' if kind == 'gpu' else kind}:{index or 0}"
+    if device not in ("cpu:0", *present):
+        raise LookupError(f"no such device for PyTorch here: {name!r}; present: {', '.join(present)}")
+    return torch.device("cpu" if device == "cpu:0" else device)
 
 
 def _clip(model: DANN, largest: float) -> None:
