@@ -1,6 +1,7 @@
 """The README keeps its word: every Python block runs, every command exists, every figure it quotes is committed."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -57,3 +58,11 @@ def test_it_has_blocks_and_commands() -> None:
 def test_linked_file_is_there(target: tuple[str, str]) -> None:
     path = target[0] or target[1]
     assert (ROOT / path).exists(), path
+
+
+def test_the_table_of_the_check_is_the_committed_one() -> None:
+    counts = json.loads((ROOT / "docs" / "check.json").read_text(encoding="utf-8"))["counts"]
+    for form, count in counts.items():
+        name = re.escape(form.split(" ", 1)[1])
+        row = rf"\|.*{name}.*\| {count['ok']} \| {count['refuses']} \| {count['WRONG']} \| {count['n/a']} \|"
+        assert re.search(row, README), form

@@ -1,0 +1,67 @@
+"""What a run was measured on: without it a figure says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe", "find_device"]
+
+_PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "pytorch-revgrad", "torch-gradient-reversal")
+
+
+def find_device(wanted: str) -> str:
+    """Return "cuda" or "cpu" for "auto": the GPU where PyTorch or else JAX sees one."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") else "cpu"
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return device, driver, clocks as found, processor, versions, git revision and date; None where one is unknown."""
+    fields = "name,driver_version,clocks.current.sm,clocks.current.memory,clocks.max.sm,power.limit"
+    gpu = _ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader") if device == "cuda" else None
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": device,
+        "gpu": None if gpu is None else dict(zip(fields.split(","), gpu.splitlines()[0].split(", "), strict=False)),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "revision": _ask("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _ask(*command: str) -> str | None:
+    """What a program prints, or None where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,157 @@
+"""What the figures of a domain-adversarial model mean, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grl.parity.reversal import CLIPPED, CUT, signed
+
+__all__ = ["Seen", "explain_chance", "judge"]
+
+_SMALL, _LARGE = 1e-3, 1e2  # of the domain gradient's norm to the label gradient's
+_FAINT = 1e-2  # a label gradient this small (a label loss that is learnt) is no measure of what is large
+_TOLERANCE = 1e-2  # of a ratio or a norm: room for float16
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen in a feature extractor.
+
+    Args:
+        ratio: of the domain gradient with the layer to that without it; None if both are 0.
+        label_size: the norm of the label gradient.
+        size: the norm of the domain gradient.
+        plain_size: the same without the layer.
+        bend: how far the gradient of a part of the domain loss is from that part of the gradient, relative to it.
+        spread: how far the domain gradient is from a multiple of that without the layer, relative to it.
+        runs: how often the layer ran.
+        foreign: whether the layer is none of grl's, so that running does not mean reversing.
+        added: whether the domain loss is added to the label loss, not subtracted.
+        uncalled: the sentence on a `backward` method that is never called, or "".
+    """
+
+    ratio: float | None
+    label_size: float
+    size: float
+    plain_size: float
+    bend: float
+    spread: float
+    runs: int
+    foreign: bool
+    added: bool
+    uncalled: str
+
+
+def judge(seen: Seen, coeff: float | None = None) -> tuple[str, str]:
+    """Return the verdict and its reason: whether there is a gradient, then its sign, then its size.
+
+    Args:
+        seen: the figures.
+        coeff: λ as it should be; None: any above 0.
+    """
+    wrong = _no_gradient(seen) or _wrong_sign(seen, coeff) or _wrong_size(seen)
+    if wrong:
+        return wrong
+    assert seen.ratio is not None
+    each = " on average; it differs between samples or parameters" if seen.spread > _TOLERANCE else ""
+    return "ok", f"the domain gradient reaches the feature extractor with the factor {signed(seen.ratio)}{each}."
+
+
+def _no_gradient(seen: Seen) -> tuple[str, str] | None:
+    if not math.isfinite(seen.size + seen.label_size):
+        both = not math.isfinite(seen.plain_size + seen.label_size)
+        where = "the losses give it without the layer too" if both else "it arises in the layer"
+        return "not finite", f"NaN or infinity reaches the feature extractor: {where}."
+    if seen.bend > _TOLERANCE:
+        return "not linear", (
+            f"a quarter of the domain loss gives another gradient than a quarter of it: {CLIPPED} of the layer."
+        )
+    if not seen.ratio:
+        without = "without it there is one" if seen.ratio == 0 else "nor is there one without it"
+        return "vanished", (
+            f"no gradient of the domain loss reaches the feature extractor through the layer, {without}: {CUT}"
+            f"{'' if seen.ratio == 0 else ', or the loss is flat'}."
+        )
+    return None
+
+
+def _wrong_sign(seen: Seen, coeff: float | None) -> tuple[str, str] | None:
+    assert seen.ratio is not None
+    factor = f"the factor {signed(seen.ratio)}"
+    reaches = f"the domain gradient reaches the feature extractor with {factor}"
+    expected = coeff is not None and abs(seen.ratio + coeff) <= _TOLERANCE * abs(coeff)
+    if seen.ratio > 0 and not seen.runs:
+        return "skipped", (
+            f"{reaches} and no reversal ran: the domain classifier is fed the features themselves"
+            f"{', or ' if seen.uncalled else ''}{seen.uncalled}; name a layer that is not grl's by layer=."
+        )
+    if expected and (seen.added or seen.ratio > 0):
+        return None
+    if seen.foreign and abs(seen.ratio - 1) <= _TOLERANCE:
+        cause = seen.uncalled or "its backward pass is never called, or its sign is applied twice"
+        return "skipped", f"the layer ran, and {reaches} all the same: {cause}."
+    if seen.ratio > 0:
+        return "sign doubled", (
+            f"a reversal ran, and yet {reaches}: there are two layers one after the other, or λ is negative."
+        )
+    if not seen.added:
+        return "sign doubled", (
+            f"the layer reverses ({factor}) and the domain loss is subtracted as well, so that the features get better"
+            " at telling the domains apart: add the losses."
+        )
+    if coeff is not None:
+        return "wrong coefficient", (
+            f"{reaches}, expected is {signed(-coeff)}: the layer holds another λ, or there is more than one layer."
+        )
+    return None
+
+
+def _wrong_size(seen: Seen) -> tuple[str, str] | None:
+    assert seen.ratio is not None
+    sizes = f"the domain gradient's norm is {seen.size:.3g}, the label gradient's {seen.label_size:.3g}"
+    factor = f"with the factor {signed(seen.ratio)}"
+    if seen.size > _LARGE * max(seen.label_size, _FAINT):
+        return "exploded", f"{sizes}, {factor}: clip the gradients to a global norm of 1, or lower λ."
+    if seen.size < _SMALL * seen.label_size:
+        why = "λ is near 0, as at the start of a ramp" if abs(seen.ratio) < 0.1 else "the domain loss is flat"
+        return "vanished", f"{sizes}, {factor}: {why}."
+    return None
+
+
+def explain_chance(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Explain a domain loss that stayed within 1 % of ln 2 for at least 100 steps and a fifth of all.
+
+    Args:
+        history: records of `step` and `domain_loss`, as in metrics.json.
+
+    Returns:
+        One or two sentences; None if there is nothing to explain.
+    """
+    longest: tuple[int, int] = (0, 0)  # the records from the one up to before the other
+    start = 0
+    for end in range(1, len(history) + 1):
+        loss = history[end - 1]["domain_loss"]
+        if loss is None or abs(loss - math.log(2)) > 0.01 * math.log(2):
+            start = end
+        elif end - start > longest[1] - longest[0]:
+            longest = start, end
+    start, end = longest
+    if start == end:
+        return None
+    first, last = history[start]["step"], history[end - 1]["step"]
+    if last - first < max(100, history[-1]["step"] / 5):
+        return None
+    seen = f"From step {first} to {last} the domain loss stayed within 1 % of ln 2 = 0.693, which is chance"
+    if start == 0:
+        return (
+            f"{seen}, and so it was from the first record on: the domain classifier learns nothing, since its features "
+            "carry nothing of the domain, its learning rate is too low, or its input is blocked. Compare with "
+            "--schedule constant:-1, where it has to fall."
+        )
+    return (
+        f"{seen}: after it had been elsewhere, the domain classifier can no longer tell the domains apart. That is the "
+        "goal, as long as the source accuracy holds; if that falls too, lower λ (--schedule linear:0:0.3)."
+    )
