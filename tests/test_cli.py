@@ -305,6 +305,7 @@ def test_ctrl_c_ends_with_status_130_a_sentence_and_no_directory(here: Path):
     command = [sys.executable, "-m", "grl", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stdout.readline().startswith("Reversal at the schedule's last λ")
         assert "step 10/1000000" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

@@ -15,8 +15,9 @@ from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
 from grl.config import BACKENDS, METHODS, Config, ConfigError
 from grl.datasets import TASKS
-from grl.experiment import Result, load_data, save
+from grl.experiment import Result, load_data, report_gradients, save
 from grl.experiment import train as run
+from grl.parity.verdict import explain_chance
 
 __all__ = ["train"]
 
@@ -158,6 +159,10 @@ def train(
         out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
     console = make_console()
     with output_directory(out) as folder:
+        if config.method == "dann":
+            report = report_gradients(config, task=arrays)
+            last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
+            console.print(f"{last}: {report}", soft_wrap=True, markup=False)
         with Follower(console) as follower:
             result = run(config, task=arrays, progress=follower.run(f"{config.method}, {config.backend}", config.steps))
             baseline = None
@@ -169,6 +174,9 @@ def train(
     console.print(_summarise(result, baseline))
     if result.metrics["history"][-1]["label_loss"] is None:
         console.print("The loss is not finite any more: try a lower --learning-rate, or --clip-norm 1.", soft_wrap=True)
+    explanation = explain_chance(result.metrics["history"])
+    if explanation is not None:
+        console.print(explanation, soft_wrap=True, markup=False)
     _say_where(console, folder)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from grl.parity.reversal import replaced
+from grl.parity.reversal import homes, replaced
 from grl.torch_impl import function
 
 __all__ = ["NAME", "epsilon", "gradients", "is_real_float", "names", "parts", "pull_back"]
@@ -75,13 +76,13 @@ def gradients(
     loss: Callable[[Any, Any], Any],
     model: nn.Module,
     batch: Any,
-    wanted: Iterable[str],
+    wanted: Sequence[str],
     *,
-    scale: float = 1.0,
+    scales: Sequence[float] = (1.0,),
     bypass: bool = False,
     layer: Any = None,
-) -> tuple[float, dict[str, Array], int]:
-    """Return a loss, its gradient by parameter, in float64, and how often the bypassed layer would have run.
+) -> tuple[float, list[dict[str, Array]], int]:
+    """Return a loss, its gradients by parameter, in float64, and how often the bypassed layer would have run.
 
     The model is left as it was: buffers, `.grad` and the random state are those from before.
 
@@ -90,23 +91,27 @@ def gradients(
         model: the model.
         batch: what the loss takes.
         wanted: the names of the parameters.
-        scale: what the loss is multiplied by before it is differentiated.
+        scales: what the loss is multiplied by before it is differentiated, one for each of the gradients.
         bypass: make the reversal an identity.
         layer: the layer to bypass, if it is not one of grl's: a name or object of a submodule, a class, or a function.
     """
     runs: list[None] = []
     known = dict(model.named_parameters())
-    parameters = [known[name] for name in wanted]
+    parameters: list[Tensor] = [known[name] for name in wanted]
     with torch.enable_grad(), _undone(model), _bypassed(model, layer, runs) if bypass else nullcontext():
         value = loss(model, batch)
-        found: Sequence[Tensor | None] = [None] * len(parameters)
-        if value.requires_grad:
-            found = torch.autograd.grad(value * scale, parameters, allow_unused=True)
-    arrays = [
+        found = [_differentiated(value * scale, parameters) for scale in scales]
+    return float(value.detach()), [dict(zip(wanted, arrays, strict=True)) for arrays in found], len(runs)
+
+
+def _differentiated(loss: Tensor, parameters: list[Tensor]) -> list[Array]:
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [
         np.zeros(tuple(parameter.shape)) if gradient is None else _numpy(gradient)
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
-    return float(value.detach()), dict(zip(wanted, arrays, strict=True)), len(runs)
 
 
 @contextmanager
@@ -114,19 +119,21 @@ def _undone(model: nn.Module) -> Iterator[None]:
     """Draw the same random numbers in each block, and undo what a forward pass changes."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(device or 0 for device in devices)):
-        torch.manual_seed(0)
-        yield
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    try:
+        with torch.random.fork_rng(devices=sorted(device or 0 for device in devices)):
+            torch.manual_seed(0)
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 @contextmanager
 def _bypassed(model: nn.Module, layer: Any, runs: list[None]) -> Iterator[None]:
-    def identity(*arguments: Any, **_: Any) -> Any:
+    def identity(*arguments: Any, **named: Any) -> Any:
         runs.append(None)
-        return next(argument for argument in arguments if not isinstance(argument, nn.Module))
+        return [*arguments, *named.values()][0]
 
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # what is compiled already would not see the replacement
@@ -140,6 +147,9 @@ def _bypassed(model: nn.Module, layer: Any, runs: list[None]) -> Iterator[None]:
                 return cotangents[0], *[None] * (len(ctx.needs_input_grad) - 1)
 
             stack.enter_context(replaced(layer, "backward", staticmethod(backward)))
+        elif isinstance(layer, FunctionType | BuiltinFunctionType):
+            for module, name in homes(layer):
+                stack.enter_context(replaced(module, name, identity))
         else:
             for part in _chosen(model, layer):
                 stack.enter_context(replaced(part, "forward", identity))
