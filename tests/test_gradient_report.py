@@ -370,7 +370,7 @@ BROKEN: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     ),
     "clipping in the backward pass": (
         lambda side: {"reverse": side.foreign(lambda cotangent: side.clip(-cotangent))[0], "layer": "reverse"},
-        "not linear: a quarter of the domain loss gives another gradient than a quarter of it:"
+        "not linear: a quarter of the domain loss does not give a quarter of its gradient:"
         " something clips, normalises or rounds within the backward pass of the layer.",
     ),
 }

@@ -67,7 +67,7 @@ def _no_gradient(seen: Seen) -> tuple[str, str] | None:
         return "not finite", f"NaN or infinity reaches the feature extractor: {where}."
     if seen.bend > _TOLERANCE:
         return "not linear", (
-            f"a quarter of the domain loss gives another gradient than a quarter of it: {CLIPPED} of the layer."
+            f"a quarter of the domain loss does not give a quarter of its gradient: {CLIPPED} of the layer."
         )
     if not seen.ratio:
         without = "without it there is one" if seen.ratio == 0 else "nor is there one without it"
