@@ -1,92 +1,137 @@
-"""`python -m benchmarks`: time of one call, forward and backward, over all forms, peers and floors."""
+"""`python -m benchmarks`: how fast each form reverses a gradient, what it keeps, how near it is to what is possible."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import op
+from benchmarks import article, compare, compile, memory, op, scale, step
+from benchmarks.draw import draw
+from benchmarks.forms import Backend, backends
 from benchmarks.machine import describe, find_device
-from benchmarks.record import Row, find, ratios, relate, save, summarise
-from benchmarks.settings import Settings
-from benchmarks.show import draw, tables
+from benchmarks.record import Row, load, relate, save
+from benchmarks.settings import Settings, Tell
+from benchmarks.show import tables
+from benchmarks.targets import targets
+
+BENCHMARKS: dict[str, Callable[[Sequence[Backend], Settings, Tell], list[Row]]] = {
+    "op": op.run,
+    "article": article.run,
+    "memory": memory.run,
+    "compile": compile.run,
+    "step": step.run,
+    "scale": scale.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show and write; return the exit status."""
+    """Measure, show and write, or compare what was written; return the exit status."""
     options = _parse(arguments)
-    settings = Settings(find_device(options.device), options.effort)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    machine = describe(settings.device)
+    try:
+        return _compare(options, console) if options.command == "compare" else _measure(options, console)
+    except (OSError, ValueError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
+def _measure(options: argparse.Namespace, console: Console) -> int:
+    settings = Settings(find_device(options.device), options.effort)
+    found, missing = backends(settings.device)
+    machine = describe(settings.device) | {"not measured": missing}
+    options.out.mkdir(parents=True, exist_ok=True)  # an hour's work needs a place to go to
     console.print(f"{settings.device}: {machine['gpu'] or machine['processor']}, {machine['versions']}", soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("op")
+    for name, why in missing.items():
+        console.print(f"{name} is not measured: {why}", soft_wrap=True)
+    rows: list[Row] = []
+    with _quiet(), _progress(console) as progress:
+        for name in options.only:
+            bar = progress.add_task(name)
 
-        def tell(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=what)
+            def tell(done: int, total: int, what: str, bar: object = bar, name: str = name) -> None:
+                progress.update(bar, completed=done, total=total, description=f"{name}: {what}")  # type: ignore[arg-type]
 
-        rows = op.run(settings, tell)
+            rows += BENCHMARKS[name](found, settings, tell)
+            progress.remove_task(bar)
     relate(rows)
     for part in tables(rows):
         console.print(part)
-    found = reach(rows)
-    for record in found:
-        console.print(
-            f"{record['name']}: {record['ratio']:.3f} ({record['q1']:.3f}–{record['q3']:.3f}){_verdict(record)}"
-        )
-    save(options.out / "results.json", machine, rows, found)
-    draw(rows, options.out / "op.png")
-    for name in ("results.json", "op.png"):
-        console.print(str(options.out / name), soft_wrap=True, markup=False)
+    aimed_at = targets(rows)
+    for target in aimed_at:
+        console.print(str(target), soft_wrap=True)
+    save(options.out / "results.json", machine, rows, [target.to_dict() for target in aimed_at])
+    for path in (options.out / "results.json", *draw(rows, options.out)):
+        console.print(str(path), soft_wrap=True, markup=False)
     return 0
 
 
-def reach(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the ratios that are aimed at, as measured: medians and quartiles over the rounds.
-
-    Args:
-        rows: of `op`; what they do not hold is left out.
-
-    Returns:
-        records with `name`, `ratio`, `q1`, `q3` and `bound`, the largest ratio that is good enough.
-    """
-    ours, bare, article = "gradient_reversal", "bare apply", "article Function"
-    wanted = [
-        (2**8, "forward", ours, bare, 1.25),
-        (2**8, "forward", ours, article, 0.8),
-        (2**8, "forward", "GRL", "article Module", 0.85),
-        (2**8, "backward", ours, bare, 1.1),
-        (2**25, "both", ours, article, 0.6),
-        (2**25, "both", "GRL", ours, 1.01),
-    ]
-    found = []
-    for size, measure, form, other, bound in wanted:
-        where = {"framework": "torch", "bytes": size, "dtype": "float32", "coeff": "number", "measure": measure}
-        pairs = zip(find(rows, form=form, **where), find(rows, form=other, **where), strict=False)
-        of_rounds = [ratio for mine, theirs in pairs for ratio in ratios(mine, theirs)]
-        if of_rounds:
-            of = summarise(of_rounds)
-            name = f"PyTorch, {size} bytes, {measure}: {form} / {other}"
-            found.append({"name": name, "ratio": of.median, "q1": of.q1, "q3": of.q3, "bound": bound})
-    return found
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    runs = [load(path) for path in (options.before, options.after)]
+    for machine, _ in runs:
+        console.print(
+            f"{machine['date']}, {machine['revision']}, {machine['gpu'] or machine['processor']}", soft_wrap=True
+        )
+    found = list(compare.changes(*(rows for _, rows in runs)))
+    if not found:
+        raise ValueError(f"{options.before} and {options.after} have no row in common")
+    moved = [change for change in found if not change.is_noise]
+    if moved:
+        console.print(compare.table(moved))
+    worse = [change for change in moved if change.factor > options.bound]
+    console.print(
+        f"{len(moved)} of {len(found)} rows moved by more than the noise, {len(worse)} of them by more than a factor of"
+        f" {options.bound:g} to the worse."
+    )
+    return 1 if worse else 0
 
 
-def _verdict(record: dict[str, Any]) -> str:
-    return f", aimed at: at most {record['bound']}" + ("" if record["ratio"] <= record["bound"] else ", missed")
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801
+    """Keep what other packages' layers warn of, and that `torch.compile` gives up on one, out of the tables."""
+
+    def __enter__(self) -> None:  # type: ignore[override]
+        super().__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.getLogger("torch").level
+        logging.getLogger("torch").setLevel(logging.ERROR)
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("torch").setLevel(self._level)
+        super().__exit__(*error)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.set_defaults(command="measure", effort="full")
+    commands = parser.add_subparsers(metavar="compare")
+    two = commands.add_parser("compare", help="show what moved between two results.json by more than the noise")
+    two.set_defaults(command="compare")
+    two.add_argument("before", type=Path, metavar="A.json", help="the earlier run")
+    two.add_argument("after", type=Path, metavar="B.json", help="the later run")
+    two.add_argument(
+        "--bound",
+        type=float,
+        default=1.1,
+        help="exit status 1 if a row got worse by more than this factor (default: 1.1)",
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="some of the benchmarks (default: all)"
     )
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument(
@@ -98,7 +143,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks"), help="the directory (default: runs/benchmarks)"
     )
-    parser.set_defaults(effort="full")
     return parser.parse_args(arguments)
 
 

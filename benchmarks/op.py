@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.forms import Backend, Form, backends, shape_of
+from benchmarks.forms import Backend, Form, shape_of
 from benchmarks.inputs import ring_length
 from benchmarks.record import Row, explain
 from benchmarks.settings import Group, Settings, Tell
@@ -15,17 +15,20 @@ from benchmarks.timing import Call, interleave
 
 __all__ = ["measure", "run"]
 
-Chooser = Callable[[Form], bool]
+Chooser = Callable[[Backend], Iterable[Form]]
 
 
-def run(settings: Settings, tell: Tell) -> list[Row]:
+def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     """Time all groups."""
-    found, missing = backends(settings.device)
-    rows = [Row("op", name, "all forms", "ours", "both", "ns", failure=why) for name, why in missing.items()]
+    rows: list[Row] = []
     groups = settings.groups
     for index, group in enumerate(groups):
         tell(index, len(groups), f"{group.dtype}, 2^{group.size.bit_length() - 1} bytes, λ: {group.coeff}")
-        rows += measure("op", found, group, settings, lambda form, few=group.few: form.headline or not few)
+
+        def chosen(backend: Backend, few: bool = group.few) -> list[Form]:
+            return [form for form in backend.forms if form.headline or not few]
+
+        rows += measure("op", found, group, settings, chosen)
     return rows
 
 
@@ -56,7 +59,7 @@ def measure(
         found: the frameworks.
         group: size, dtype and kind of λ.
         settings: the effort.
-        chosen: which forms.
+        chosen: the forms of a framework.
         measures: which of `MEASURES`.
         repeat: calls of each sample, instead of calibrating them.
         rounds: instead of those of the settings.
@@ -71,7 +74,7 @@ def measure(
         inputs = backend.inputs(group.size, group.dtype, ring_length(group.size))
         samples, _ = shape_of(inputs[0][0].size if backend.name == "jax" else inputs[0][0].numel())
         coeff = backend.coefficient(group.coeff, samples)
-        for form in filter(chosen, backend.forms):
+        for form in chosen(backend):
             for name in (name for name in measures if name in form.measures):
                 _prepare(benchmark, backend, group, form, name, inputs, coeff, cases, rows)
     calls = {index: case.call for index, case in enumerate(cases)}

@@ -15,11 +15,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from grl.checkpoint import replacing
-from grl.cli.progress import Follower
+from grl.cli.progress import Follower, make_console
 from grl.config import Config
 from grl.datasets import TASKS
 from grl.demo import METHODS, installed_backends
@@ -41,7 +40,7 @@ KEPT = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for, show it, and write it after every run; return the exit status."""
     options = _parse(arguments)
-    console = Console()
+    console = make_console()
     runs: list[dict[str, Any]] = []
     with Follower(console) as follower:
         for config in _configs(options):

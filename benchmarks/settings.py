@@ -60,12 +60,38 @@ class Settings:
     @property
     def rounds(self) -> tuple[int, int]:
         """The fewest and the most rounds of a group."""
-        return self._of((7, 41), (5, 15), (2, 2))
+        return self._of((7, 41), (5, 9), (2, 2))
 
     @property
     def group_seconds(self) -> float:
         """How long the rounds of one group may last once the fewest are done."""
-        return self._of(5.0, 1.0, 0.1)
+        return self._of(5.0, 0.5, 0.1)
+
+    @property
+    def article_iterations(self) -> int:
+        """Calls of each form in the article's table; there it is 10,000."""
+        return self._of(10_000, 1_000, 40)
+
+    @property
+    def scale_powers(self) -> list[int]:
+        """The sizes of `scale`: powers of 2, in bytes."""
+        return self._of(list(range(6, 33 if self.on_gpu else 29, 2)), [6, 8, 20, 23], [6, 8, 10, 12])
+
+    @property
+    def scale_layers(self) -> list[int]:
+        """The numbers of layers in one model."""
+        return self._of([1, 2, 4, 8, 16, 32, 64], [1, 4, 16], [1, 2])
+
+    @property
+    def step_modes(self) -> list[str]:
+        """Framework and mode of each training step that is timed."""
+        every = ["torch eager", "jax jit", "torch compiled", "jax scan"]
+        return self._of(every, every[:2], every[:1])
+
+    @property
+    def step_rounds(self) -> tuple[int, int]:
+        """The fewest and the most rounds of training steps."""
+        return self._of((41, 41), (5, 5), (2, 2))
 
     @property
     def groups(self) -> list[Group]:
@@ -73,7 +99,8 @@ class Settings:
         if self.effort == "smoke":
             return [Group(2**10), Group(2**10, coeff="sample")]
         if self.effort == "quick":
-            return [Group(2**8), Group(2**22), Group(2**8, "bfloat16"), Group(2**8, coeff="tensor")]
+            kinds = [Group(2**8, coeff="tensor", few=True), Group(2**14, "bfloat16", few=True)]
+            return [Group(2**8), *kinds, Group(2**22, few=True)]
         number = [Group(2**power) for power in (6, 8, 14, 20, 25)]
         largest = (28, 30, 32) if self.on_gpu else (28,)
         number += [Group(2**power, few=not self.on_gpu) for power in largest]

@@ -1,26 +1,31 @@
-"""A run for the eye: a table, and a picture of time against size."""
+"""A run for the eye: tables. The pictures are in `draw`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import cycle
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from benchmarks import article
 from benchmarks.forms import MEASURES
-from benchmarks.record import Row, find, summarise
+from benchmarks.record import Row, summarise
+from benchmarks.scale import layer_cost, slopes
 
-__all__ = ["draw", "tables"]
-
-_COLOURS = {"ours": "#0072B2", "peer": "#D55E00", "floor": "#6E6E6E"}
+__all__ = ["size_of", "tables"]
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table | str]:
-    """Yield a table for each framework, size, dtype and kind of λ, each followed by what failed."""
-    for group, members in _groups(rows).items():
+    """Yield the tables of a run, each followed by what failed in it."""
+    for name in dict.fromkeys(row.benchmark for row in rows):
+        of = [row for row in rows if row.benchmark == name]
+        yield from {"op": _op, "article": _article, "scale": _scale}.get(name, _plain)(of)
+        yield from dict.fromkeys(f"{row.form} ({row.framework}) failed: {row.failure}" for row in of if row.failure)
+
+
+def _op(rows: Sequence[Row]) -> Iterator[Table]:
+    for group, members in _grouped(rows, _group_of).items():
         table = Table(title=group, caption="µs a call ± half the quartiles' distance; × the floor", box=box.SIMPLE_HEAD)
         table.add_column("form", overflow="fold")
         for measure in MEASURES:
@@ -30,47 +35,89 @@ def tables(rows: Sequence[Row]) -> Iterator[Table | str]:
             by_measure = {row.measure: row for row in members if row.form == name and row.samples}
             table.add_row(name, *(cell for measure in MEASURES for cell in _cells(by_measure.get(measure))))
         yield table
-        failures = dict.fromkeys(f"{row.form} failed: {row.failure}" for row in members if row.failure)
-        yield from failures
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw time against size in float32, the floors dashed; one panel for each framework and measure."""
-    from matplotlib.figure import Figure
-
-    from grl.checkpoint import replacing
-
-    frameworks = list(dict.fromkeys(row.framework for row in find(rows, benchmark="op")))
-    figure = Figure(figsize=(13, 4 * max(1, len(frameworks))), layout="constrained")
-    axes = figure.subplots(max(1, len(frameworks)), 3, squeeze=False, sharex=True, sharey=True)
-    for line, framework in zip(axes, frameworks, strict=False):
-        chosen = find(rows, benchmark="op", framework=framework, dtype="float32", coeff="number")
-        markers = dict(zip(dict.fromkeys(row.form for row in chosen), cycle("osv^D<>pP*Xh"), strict=False))
-        handles = {}
-        for axis, measure in zip(line, MEASURES, strict=True):
-            for name, marker in markers.items():
-                of_form = sorted(find(chosen, form=name, measure=measure), key=lambda row: row.params["bytes"])
-                if not of_form:
-                    continue
-                kind = of_form[0].kind
-                points = [(row.params["bytes"], row.summary().median / 1e3) for row in of_form]
-                look = {"color": _COLOURS[kind], "marker": marker, "ms": 4, "lw": 1, "alpha": 0.8}
-                (handles[name],) = axis.plot(*zip(*points, strict=True), "--" if kind == "floor" else "-", **look)
-            axis.set(xscale="log", yscale="log", title=f"{framework}, {measure}", xlabel="bytes")
-            axis.grid(alpha=0.3)
-        line[0].set_ylabel("µs a call")
-        line[-1].legend(handles.values(), handles, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+def _article(rows: Sequence[Row]) -> Iterator[Table]:
+    yield article.table(rows)
 
 
-def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _plain(rows: Sequence[Row]) -> Iterator[Table]:
+    for group, members in _grouped(rows, lambda row: f"{row.benchmark}: {row.framework}").items():
+        measures = dict.fromkeys(row.measure for row in members)
+        yield _pivot(group, members, lambda row: row.form, lambda row: row.measure, list(measures))
+
+
+def _scale(rows: Sequence[Row]) -> Iterator[Table | str]:
+    done = [row for row in rows if row.samples]
+    sizes = [row for row in done if not _layers(row)]
+    columns = [size_of(size) for size in dict.fromkeys(row.params["bytes"] for row in sizes)]
+    for framework, members in _grouped(sizes, lambda row: row.framework).items():
+        yield _pivot(
+            f"scale: {framework}, forward and backward, by size", members, _form_and_clock, _size_column, columns
+        )
+        form = members[0].form
+        low, high = slopes(members, framework, form)
+        growth = f"as bytes^{low:.2f} in the smaller half, as bytes^{high:.2f} in the larger"
+        yield f"{framework}: the time of {form} grows {growth}."
+    for framework, members in _grouped([row for row in done if _layers(row)], lambda row: row.framework).items():
+        title = f"scale: {framework}, forward and backward, by the number of layers"
+        numbers = list(dict.fromkeys(map(_layers, members)))
+        yield _pivot(title, members, lambda row: row.form.split()[1], _layers, numbers)
+        yield f"{framework}: each further layer adds {layer_cost(members, framework) / 1e3:.3g} µs."
+
+
+def _pivot(
+    title: str,
+    rows: Sequence[Row],
+    line: Callable[[Row], str],
+    column: Callable[[Row], str],
+    columns: Sequence[str],
+) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, members in _grouped([row for row in rows if row.samples], line).items():
+        by_column = {column(row): row for row in members}
+        table.add_row(name, *(_figure(by_column.get(name)) for name in columns))
+    return table
+
+
+def _figure(row: Row | None) -> str:
+    if row is None:
+        return ""
+    median = row.summary().median
+    if row.unit == "ns":
+        return f"{median / 1e6:.3g} ms" if median >= 1e6 else f"{median / 1e3:.3g} µs"
+    return f"{median:.2f} s" if row.unit == "s" else f"{median:,.0f}"
+
+
+def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        params = row.params
-        size = f", {_size(params['bytes'])} of {params['dtype']}, λ a {params['coeff']}" if params else ""
-        groups.setdefault(f"{row.framework}{size}", []).append(row)
+        groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def _group_of(row: Row) -> str:
+    params = row.params
+    size = f", {size_of(params['bytes'])} of {params['dtype']}, λ a {params['coeff']}" if params else ""
+    return f"op: {row.framework}{size}"
+
+
+def _form_and_clock(row: Row) -> str:
+    clock = row.params["clock"]
+    return row.form if clock == "host" else f"{row.form} ({clock})"
+
+
+def _size_column(row: Row) -> str:
+    return size_of(row.params["bytes"])
+
+
+def _layers(row: Row) -> str:
+    """The number of layers in the model, or nothing where x is what grows."""
+    number = row.form.split()[0]
+    return number if number.isdigit() else ""
 
 
 def _cells(row: Row | None) -> tuple[str, str]:
@@ -82,7 +129,8 @@ def _cells(row: Row | None) -> tuple[str, str]:
     return f"{found.median / 1e3:.4g} ±{spread:.0%}", ratio
 
 
-def _size(size: Any) -> str:
+def size_of(size: Any) -> str:
+    """Return a number of bytes in the largest unit that it fills."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size // unit} {name}"

@@ -69,24 +69,177 @@ def test_a_form_with_a_wrong_result_is_caught(broken: str) -> None:
             backend.check(form, inputs, 0.7, measure, call)
 
 
-@needs_torch
-def test_the_command_writes_every_sample_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks.__main__ import main, reach
+def needs(*names: str) -> pytest.MarkDecorator:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+@pytest.mark.trains
+@needs("torch", "sklearn", "mlxtend")
+def test_the_command_writes_every_sample_and_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.__main__ import BENCHMARKS, main
     from benchmarks.record import find, load
 
-    assert main(["--device", "cpu", "--smoke", "--out", str(tmp_path)]) == 0
+    only = [name for name in BENCHMARKS if name != "compile"]
+    assert main(["--device", "cpu", "--smoke", "--only", *only, "--out", str(tmp_path)]) == 0
     machine, rows = load(tmp_path / "results.json")
     assert machine["device"] == "cpu"
     assert machine["versions"]["torch"]
-    assert (tmp_path / "op.png").read_bytes().startswith(b"\x89PNG")
-    ours = find(rows, framework="torch", form="gradient_reversal", measure="forward", coeff="number")
+    assert {row.benchmark for row in rows} == set(only)
+    for name in ("op.png", "bars.png", "scale.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    where = {"framework": "torch", "form": "gradient_reversal", "coeff": "number", "bytes": 2**10}
+    ours = find(rows, benchmark="op", measure="forward", **where)
     assert len(ours) == 1
     assert len(ours[0].samples) == 2
     assert not [row.form for row in rows if row.kind == "ours" and row.failure], "ours run everywhere"
-    assert "gradient_reversal" in capsys.readouterr().out
-    assert reach(rows) == []  # none of its sizes were run
     text = json.loads((tmp_path / "results.json").read_text())
     assert text["rows"][0].keys() >= {"samples", "summary", "ratio", "failure"}
+    printed = capsys.readouterr().out
+    assert "the article's, RTX 3090" in printed
+    assert "a DANN step on mnist-mnistm: with the layer / with an identity" in printed
+    assert [target["name"] for target in text["reach"]]
+
+
+@pytest.mark.parametrize(
+    ("framework", "form", "retained", "peak"),
+    [
+        ("torch", "gradient_reversal", 0, 1),
+        ("torch", "GRL", 0, 1),
+        ("torch", "identity", 0, 0),
+        ("torch", "article Function", 0, 3),  # a copy of x, −g, and −g·λ
+        ("torch", "keeps x", 1, 3),
+        ("jax", "custom_vjp, jit", 4 / 2**16, 1),
+        ("jax", "identity, jit", 0, 1),
+        ("jax", "keeps x", 1, 1),
+    ],
+)
+def test_bytes_are_counted(framework: str, form: str, retained: float, peak: float) -> None:
+    pytest.importorskip(framework)
+    from benchmarks.forms import Form, backends
+    from benchmarks.memory import count
+
+    (backend,) = (found for found in backends("cpu")[0] if found.name == framework)
+    forms = {each.name: each for each in backend.forms}
+    sine = pytest.importorskip("torch" if framework == "torch" else "jax.numpy").sin
+    forms["keeps x"] = Form("sine", "peer", lambda coeff: (sine, ()), "eager" if framework == "torch" else "jit")
+    counted = count(backend, forms[form], 2**16)
+    assert counted["retained"] == retained * 2**16
+    assert counted["peak"] == peak * 2**16
+
+
+@needs("torch")
+def test_graphs_and_kernels_are_counted() -> None:
+    import torch
+
+    from grl.parity.forms import function_form, our_forms
+    from grl.parity.torch_programs import count_graphs, count_kernels
+
+    ours = our_forms("torch")[0]
+    assert count_graphs(ours, [i / 1000 for i in range(1000)]) == 2
+    assert count_kernels(ours) == count_kernels(None)
+
+    def costly(x: torch.Tensor, coeff: float) -> torch.Tensor:
+        return ours.reverse(x.flip(0).cumsum(0).diff(dim=0, prepend=torch.zeros_like(x[:1])).flip(0), coeff)
+
+    assert count_kernels(function_form("costly", "torch", costly)) > count_kernels(None)
+
+
+@needs("jax")
+def test_traces_are_counted() -> None:
+    from grl.parity.forms import our_forms
+    from grl.parity.jax_programs import count_traces
+
+    for form in our_forms("jax"):
+        assert count_traces(form, [i / 1000 for i in range(1, 1000)]) == 1
+
+
+def rows_of_a_run(scale: float = 1.0, noise: float = 0.01, kind: str = "ours") -> list[Any]:
+    from benchmarks.record import Row
+
+    samples = [scale * (1 + noise * i) for i in range(-2, 3)]
+    return [Row("op", "torch", "gradient_reversal", kind, "forward", "ns", {"bytes": 256}, samples)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "noise", "status", "said"),
+    [
+        (1.0, 0.01, 0, "0 of 1 rows moved"),
+        (1.3, 0.01, 1, "1 of 1 rows moved by more than the noise, 1 of them"),
+        (1.3, 0.5, 0, "0 of 1 rows moved"),  # the quartiles overlap
+        (1.05, 0.001, 0, "1 of 1 rows moved by more than the noise, 0 of them"),
+        (0.5, 0.01, 0, "1 of 1 rows moved by more than the noise, 0 of them"),
+    ],
+)
+def test_compare_tells_what_moved(
+    scale: float, noise: float, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.__main__ import main
+    from benchmarks.record import save
+
+    machine = {"date": "2026-01-01", "revision": "abc", "gpu": None, "processor": "a processor"}
+    for name, rows in (("a", rows_of_a_run(1.0, noise)), ("b", rows_of_a_run(scale, noise))):
+        save(tmp_path / f"{name}.json", machine, rows, [])
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--bound", "1.1"]) == status
+    assert said in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_compare_takes_the_ratio_to_the_floor_where_there_is_one() -> None:
+    from benchmarks.compare import changes
+
+    before, after = rows_of_a_run(1.0), rows_of_a_run(2.0)
+    before[0].ratio = after[0].ratio = [1.5] * 5  # the machine got slower, the floor with it
+    (change,) = changes(before, after)
+    assert change.relative
+    assert change.is_noise
+
+
+def test_compare_refuses_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.__main__ import main
+
+    assert main(["compare", str(tmp_path / "none.json"), str(tmp_path / "none.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmarks: ")
+    assert error.count("\n") == 1
+
+
+def test_targets_are_judged_by_their_median() -> None:
+    from benchmarks.targets import Target, targets
+
+    assert Target("a", [0.9, 1.0, 1.5], 1.0).is_met
+    assert "missed" in str(Target("a", [1.1], 1.0))
+    assert targets([]) == []
+    params = {"bytes": 2**25, "dtype": "float32", "coeff": "number", "clock": "host"}
+    mine, theirs = rows_of_a_run(1.0, 0.0), rows_of_a_run(4.0, 0.0)
+    for row in (*mine, *theirs):
+        row.params, row.measure = params, "both"
+    theirs[0].form = "article Function"
+    (found,) = targets([*mine, *theirs])
+    assert found.values == [0.25] * 5
+    assert found.is_met
+
+
+def test_a_picture_is_left_out_where_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    from benchmarks.draw import draw
+
+    assert draw([], tmp_path) == []
+
+
+@pytest.mark.trains
+@needs("torch", "sklearn", "mlxtend")
+def test_a_step_without_the_reversal_is_caught() -> None:
+    import numpy as np
+
+    from benchmarks.forms import WrongResultError
+    from benchmarks.step import _Case, _check
+
+    layer, identity = (_Case("torch", "eager", name) for name in ("gradient_reversal", "identity"))
+    losses = np.array([[1.0, 0.9], [0.7, 0.71]])
+    with pytest.raises(WrongResultError, match="nothing was reversed"):
+        _check(identity, {layer: losses, identity: losses})
+    with pytest.raises(WrongResultError, match="first step"):
+        _check(identity, {layer: losses, identity: losses * 1.1})
+    _check(identity, {layer: losses, identity: losses * [1.0, 1.1]})
 
 
 def test_a_file_that_holds_no_run_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -29,7 +29,7 @@ from grl.parity.matrix import (
     same,
 )
 
-__all__ = ["TRANSFORMATIONS"]
+__all__ = ["TRANSFORMATIONS", "count_traces", "instructions"]
 
 TRANSFORMATIONS: dict[str, Transformation] = {}
 _transformation = registering(TRANSFORMATIONS)
@@ -72,6 +72,18 @@ def _jit_hessian(form: Form) -> None:
 
 @_transformation("jit, ramp of λ")
 def _ramp(form: Form) -> None:
+    traces = count_traces(form, np.linspace(-1, 1, 1000).tolist())
+    if traces != 1:
+        raise Wrong(f"traces: expected 1, got {traces} for 1,000 values of λ")
+
+
+def count_traces(form: Form, coeffs: Sequence[float]) -> int:
+    """Return how many times `jax.jit` traces the layer when it is called with these values of λ in turn.
+
+    Raises:
+        NotApplicable: λ is no argument of the call.
+        Wrong: the last gradient is.
+    """
     form.reverse(the_x(), COEFF)  # says so where there is no such argument
     traces = 0
 
@@ -83,16 +95,15 @@ def _ramp(form: Form) -> None:
         return found
 
     x = the_x()
-    for coeff in np.linspace(-1, 1, 1000).tolist():
+    for coeff in coeffs:
         found = gradient(x, coeff)
-    same(found, -FIRST)
-    if traces != 1:
-        raise Wrong(f"traces: expected 1, got {traces} for 1,000 values of λ")
+    same(found, -coeffs[-1] * FIRST)
+    return traces
 
 
 @_transformation("jit, forward: no instruction")
 def _forward_cost(form: Form) -> None:
-    found = _instructions(form.make(COEFF), jnp.zeros(1000))
+    found = instructions(form.make(COEFF), jnp.zeros(1000))
     if found:
         raise Wrong(f"instructions of the optimised program: expected none, got {', '.join(found)}")
 
@@ -100,7 +111,7 @@ def _forward_cost(form: Form) -> None:
 @_transformation("jit, backward: one multiply")
 def _backward_cost(form: Form) -> None:
     layer = form.make(COEFF)
-    found = _instructions(lambda x, g: jax.vjp(layer, x)[1](g)[0], jnp.zeros(1000), jnp.ones(1000))
+    found = instructions(lambda x, g: jax.vjp(layer, x)[1](g)[0], jnp.zeros(1000), jnp.ones(1000))
     if found != ["multiply"]:
         raise Wrong(f"instructions of the optimised program: expected one multiply, got {', '.join(found) or 'none'}")
 
@@ -110,10 +121,13 @@ _INSTRUCTION = re.compile(r"= (?P<type>\S+) (?P<name>[a-z][a-z0-9-]*)\(")
 _MOVES = {"parameter", "constant", "copy", "tuple", "get-tuple-element", "bitcast", "fusion", "call", "broadcast"}
 
 
-def _instructions(function: Callable[..., Any], *arguments: Array) -> list[str]:
-    """The instructions on arrays of x's size in XLA's optimised program, but for those that compute nothing."""
-    text = jax.jit(function).lower(*arguments).compile().as_text() or ""
-    found = [match["name"] for match in _INSTRUCTION.finditer(text) if "[1000]" in match["type"]]
+def instructions(function: Callable[..., Any], x: Array, *further: Any) -> list[str]:
+    """Return the instructions on arrays of the size of the vector x in XLA's optimised program of function(x, …).
+
+    What computes nothing is left out, and so is λ when it is made as long as the gradient.
+    """
+    text = jax.jit(function).lower(x, *further).compile().as_text() or ""
+    found = [match["name"] for match in _INSTRUCTION.finditer(text) if f"[{x.size}]" in match["type"]]
     return [name for name in found if name not in _MOVES]
 
 

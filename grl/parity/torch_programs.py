@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from grl.parity.matrix import (
 )
 from grl.parity.torch_transformations import gradient_of, loss_of, over_coefficients, sample_loss_of, the_x
 
-__all__ = ["TRANSFORMATIONS"]
+__all__ = ["TRANSFORMATIONS", "count_graphs", "count_kernels"]
 
 TRANSFORMATIONS: dict[str, Transformation] = {}
 _transformation = registering(TRANSFORMATIONS)
@@ -111,14 +112,25 @@ def _compile_dynamic(form: Form) -> None:
 
 @_transformation("compile, ramp of λ")
 def _compile_ramp(form: Form) -> None:
+    graphs = count_graphs(form, np.linspace(-1, 1, 12).tolist())
+    if graphs > 2:
+        raise Wrong(f"graphs: expected at most 2, got {graphs} for 12 values of λ")
+
+
+def count_graphs(form: Form, coeffs: Sequence[float]) -> int:
+    """Return how many graphs `torch.compile` makes when the layer is called with these values of λ in turn.
+
+    Raises:
+        NotApplicable: λ is no argument of the call.
+        Wrong: a gradient is.
+    """
     form.reverse(the_x(), COEFF)  # says so where there is no such argument
     counter = CompileCounterWithBackend("aot_eager")
     loss = _compiled(lambda x, coeff: loss_of(lambda x: form.reverse(x, coeff))(x), counter)
     with torch._dynamo.config.patch(recompile_limit=8):  # the default: one graph for each λ is refused in the end
-        for coeff in np.linspace(-1, 1, 12).tolist():
+        for coeff in coeffs:
             same(gradient_of(partial(loss, coeff=coeff)), -coeff * FIRST, f"gradient at λ = {coeff:g}")
-    if counter.frame_count > 2:
-        raise Wrong(f"graphs: expected at most 2, got {counter.frame_count} for 12 values of λ")
+    return int(counter.frame_count)
 
 
 @_transformation("func.grad of a compiled function")
@@ -129,14 +141,14 @@ def _grad_of_compiled(form: Form) -> None:
 
 @_transformation("compile, Inductor: no kernel more")
 def _kernels(form: Form) -> None:
-    expected, got = _count_kernels(None), _count_kernels(form)
+    expected, got = count_kernels(None), count_kernels(form)
     if got > expected:
         raise Wrong(f"kernels: expected {expected}, as with an identity in its place, got {got}")
 
 
 @cache
-def _count_kernels(form: Form | None) -> int:
-    """The kernels that Inductor makes for a small net with the layer, forward and backward, or with an identity."""
+def count_kernels(form: Form | None) -> int:
+    """Return how many kernels Inductor makes for a small net, both ways, with the layer or, if None, an identity."""
     from torch._inductor import metrics
 
     layer = (lambda x: x) if form is None else form.make(COEFF)

@@ -118,7 +118,7 @@ def _draw_gaps(panel: Axes, results: Sequence[Result]) -> None:
         seen = values > 0  # the same number has no place on a logarithmic axis
         panel.loglog(steps[seen], values[seen], color=_COLOURS[method], label=METHODS[method], linewidth=1.2)
     panel.set(xlabel="step", ylabel="gap (nats)")
-    panel.legend(loc="lower right")
+    panel.legend(loc="upper left")
 
 
 def _draw_domain_losses(panel: Axes, results: Sequence[Result]) -> None:

@@ -1,0 +1,118 @@
+"""`step`: a whole DANN step on images, by framework and mode, with the layer and with an identity in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import islice
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.forms import Backend, WrongResultError
+from benchmarks.record import Row, explain
+from benchmarks.settings import COEFF, Settings, Tell
+from benchmarks.timing import Call, HostClock, interleave
+from grl.config import Config
+from grl.experiment import batches, build_trainer, load_data
+
+__all__ = ["LAYERS", "run"]
+
+LAYERS = ("gradient_reversal", "identity")
+_TASK = "mnist-mnistm"
+_SCANNED = 10  # steps in one `lax.scan`
+
+
+class _Case(NamedTuple):
+    framework: str
+    mode: str
+    layer: str
+
+
+def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
+    """Time the training step of mnist-mnistm in all modes, in the same rounds.
+
+    Each call is `Trainer.run`: batches go to the device, losses come back, so that a call ends when its work does.
+    """
+    cases = [_Case(*mode.split(), layer) for mode in settings.step_modes for layer in LAYERS]
+    cases = [case for case in cases if case.framework in {backend.name for backend in found}]
+    rows: dict[_Case, Row] = {}
+    calls: dict[_Case, Call] = {}
+    first_losses: dict[_Case, Any] = {}
+    for done, case in enumerate(cases):
+        tell(done, len(cases) + 1, ", ".join(case))
+        rows[case] = _row(case)
+        try:
+            calls[case], first_losses[case] = _prepare(settings, case)
+            _check(case, first_losses)
+        except Exception as error:
+            calls.pop(case, None)
+            rows[case].failure = explain(error)
+    tell(len(cases), len(cases) + 1, "all of them in turn")
+    samples, failures = interleave(calls, rounds=settings.step_rounds, repeat=1)
+    for case, values in samples.items():
+        rows[case].samples = [value / _steps(case) for value in values]
+    for case, error in failures.items():
+        rows[case].failure = explain(error)
+    return list(rows.values())
+
+
+def _row(case: _Case) -> Row:
+    name, is_floor = f"{case.layer}, {case.mode}", case.layer == "identity"
+    floor = None if is_floor else (f"identity, {case.mode}", "step")
+    return Row(
+        "step", case.framework, name, "floor" if is_floor else "ours", "step", "ns", {"network": _TASK}, [], floor
+    )
+
+
+def _steps(case: _Case) -> int:
+    return _SCANNED if case.mode == "scan" else 1
+
+
+@contextmanager
+def _in_place(case: _Case) -> Iterator[None]:
+    """Let `DANN` find the layer under its name, or something that returns its input."""
+    if case.layer != "identity":
+        yield
+        return
+    with patch.object(import_module(f"grl.{case.framework}_impl.dann"), "gradient_reversal", lambda x, coeff: x):
+        yield
+
+
+def _prepare(settings: Settings, case: _Case) -> tuple[Call, Any]:
+    """Return the call of a fresh trainer, and the losses of its first two steps."""
+    config = Config.recommended(
+        _TASK, backend=case.framework, method="dann", device="gpu" if settings.on_gpu else "cpu"
+    )
+    task = load_data(config)
+    trainer = build_trainer(task, config)
+    if case.mode == "compiled":
+        trainer.model.compile()
+    steps, stream = _steps(case), batches(task, config)
+    rates, coeffs = np.array([config.rates(0)] * steps), np.full(steps, COEFF)
+    ring = [
+        (*(np.stack(arrays) for arrays in zip(*islice(stream, steps), strict=True)), coeffs, rates) for _ in range(4)
+    ]
+
+    def step(*arguments: Any) -> Any:
+        with _in_place(case):  # eager PyTorch looks the name up at each call; entering this is nothing beside a step
+            return trainer.run(*arguments)
+
+    losses = [np.stack(step(*arguments)[:2]) for arguments in ring[:2]]
+    return Call(step, ring, HostClock()), np.concatenate(losses, 1)[:, :2]
+
+
+def _check(case: _Case, first_losses: dict[_Case, Any]) -> None:
+    """Raise where the first step's losses are not the identity's, or the second's are: nothing was reversed."""
+    mine = first_losses[case]
+    if not np.isfinite(mine).all():
+        raise WrongResultError("losses that are not finite")
+    theirs = first_losses.get(case._replace(layer=LAYERS[0]))
+    if case.layer != "identity" or theirs is None:
+        return
+    if not np.allclose(mine[:, 0], theirs[:, 0], rtol=1e-5):
+        raise WrongResultError(f"the first step's losses: {theirs[:, 0]} with the layer, {mine[:, 0]} without")
+    if np.allclose(mine[:, 1], theirs[:, 1], rtol=1e-4):
+        raise WrongResultError("the second step's losses are the same with the layer and without: nothing was reversed")
