@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -71,6 +72,10 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
     save(options.out / "results.json", machine, rows, [target.to_dict() for target in aimed_at])
     for path in (options.out / "results.json", *draw(rows, options.out)):
         console.print(str(path), soft_wrap=True, markup=False)
+        if options.keep:
+            name = f"{settings.device}-{machine['date'][:10]}"
+            kept = f"{name}.json" if path.suffix == ".json" else f"{name}-{path.name}"
+            shutil.copy(path, Path(__file__).parent / "results" / kept)
     return 0
 
 
@@ -142,6 +147,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks"), help="the directory (default: runs/benchmarks)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="copy what is written to benchmarks/results, as DEVICE-DATE, for the README"
     )
     return parser.parse_args(arguments)
 

@@ -14,6 +14,7 @@ from grl.checkpoint import replacing
 __all__ = ["draw"]
 
 _COLOURS = {"ours": "#0072B2", "peer": "#D55E00", "floor": "#6E6E6E"}
+_FRAMEWORKS = {"torch": ("#D55E00", "o"), "jax": ("#0072B2", "s")}
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -62,28 +63,26 @@ def _op(rows: Sequence[Row]) -> Any:
 
 
 def _bars(rows: Sequence[Row]) -> Any:
-    """Forward and backward of the eager forms on 32 MiB, and the training steps."""
+    """Forward and backward of 32 MiB by form, and the training steps."""
     large = find(rows, benchmark="op", bytes=2**25, dtype="float32", coeff="number", measure="both")
-    panels = {
-        f"{framework}: forward + backward, 32 MiB": (find(large, framework=framework), 1e6, "ms")
-        for framework in ("torch", "jax")
-    }
-    panels["a DANN step, with the layer and without"] = (find(rows, benchmark="step"), 1e6, "ms")
-    panels = {title: panel for title, panel in panels.items() if panel[0]}
+    panels = {f"{name}, 32 MiB, forward + backward": find(large, framework=name) for name in ("torch", "jax")}
+    panels["one DANN training step"] = find(rows, benchmark="step")
+    panels = {title: chosen for title, chosen in panels.items() if chosen}
     if not panels:
         return None
-    figure = _figure(5.2 * len(panels), 4.4)
-    for axis, (title, (chosen, unit, name)) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    figure = _figure(6 * len(panels), 4.8)
+    for axis, (title, chosen) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         labels = [row.form if row.benchmark == "op" else f"{row.framework}: {row.form}" for row in chosen]
         of = [row.summary() for row in chosen]
-        lengths = [summary.median / unit for summary in of]
-        errors = [[(s.median - s.q1) / unit for s in of], [(s.q3 - s.median) / unit for s in of]]
-        axis.barh(labels, lengths, xerr=errors, color=[_COLOURS[row.kind] for row in chosen], error_kw={"lw": 1})
+        errors = [[(s.median - s.q1) / 1e6 for s in of], [(s.q3 - s.median) / 1e6 for s in of]]
+        colours = [_COLOURS[row.kind] for row in chosen]
+        axis.barh(labels, [s.median / 1e6 for s in of], xerr=errors, color=colours, error_kw={"lw": 1})
         axis.invert_yaxis()
-        axis.set(title=title, xlabel=f"{name}, median and quartiles")
+        axis.set(title=title, xlabel="ms, median and quartiles")
         axis.spines[["top", "right"]].set_visible(False)
+    names = {"ours": "this project", "peer": "others", "floor": "floor: identity, multiply, copy"}
+    handles = [figure.axes[0].bar(0, 0, color=_COLOURS[kind]) for kind in names]
+    figure.legend(handles, names.values(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -94,35 +93,29 @@ def _scale(rows: Sequence[Row]) -> Any:
         return None
     figure = _figure(11, 4.4)
     by_size, by_layers = figure.subplots(1, 2)
-    styles = {"torch": "o", "jax": "s"}
-    for framework, marker in styles.items():
-        for form in dict.fromkeys(row.form for row in find(of_scale, framework=framework)):
-            if form.split()[0].isdigit():
-                continue
-            _line(
-                by_size,
-                find(of_scale, framework=framework, form=form),
-                lambda row: row.params["bytes"],
-                f"{framework}: {form}",
-                marker,
-            )
+    for framework in dict.fromkeys(row.framework for row in of_scale):
+        of_framework = find(of_scale, framework=framework)
+        models = [row for row in of_framework if row.form[0].isdigit()]
+        for form in dict.fromkeys(row.form for row in of_framework if row not in models):
+            _line(by_size, find(of_framework, form=form), lambda row: row.params["bytes"], form)
         for what in ("layers", "identities"):
-            chosen = [row for row in find(of_scale, framework=framework) if row.form.split()[-1] == what]
-            _line(by_layers, chosen, lambda row: int(row.form.split()[0]), f"{framework}: {what}", marker)
+            chosen = [row for row in models if row.form.endswith(what)]
+            _line(by_layers, chosen, lambda row: int(row.form.split()[0]), what)
     by_size.set(xscale="log", yscale="log", xlabel="bytes", ylabel="µs, forward and backward", title="by size")
-    by_layers.set(xscale="log", yscale="log", xlabel="layers in one model", title="by the number of layers, 256 bytes")
+    by_layers.set(xlabel="layers in one model", title="by the number of layers, 256 bytes", ylim=(0, None))
     for axis in (by_size, by_layers):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     return figure
 
 
-def _line(axis: Any, rows: Sequence[Row], place: Callable[[Row], Any], label: str, marker: str) -> None:
+def _line(axis: Any, rows: Sequence[Row], place: Callable[[Row], Any], label: str) -> None:
     points = sorted((place(row), summarise(row.samples).median / 1e3) for row in rows)
     if points:
-        floor = rows[0].kind == "floor"
-        style = {"color": _COLOURS[rows[0].kind], "linestyle": "--" if floor else "-", "marker": marker, "ms": 4}
-        axis.plot(*zip(*points, strict=True), label=label, **style)
+        style = "--" if rows[0].kind == "floor" else "-"
+        colour, marker = _FRAMEWORKS[rows[0].framework]
+        look = {"linestyle": style, "color": colour, "marker": marker, "ms": 4}
+        axis.plot(*zip(*points, strict=True), label=f"{rows[0].framework}: {label}", **look)
 
 
 _PICTURES = {"op.png": _op, "bars.png": _bars, "scale.png": _scale}

@@ -1,8 +1,9 @@
 """Why two frameworks part in float32: the training's own chaos, or a setting?
 
 `python -m benchmarks.rounding` trains the same network on the same batches in float64 and, in both frameworks, in
-float32; once more with every initial weight moved by a unit in its last place; and in PyTorch without oneDNN. How far
-each is from the float64 run tells what rounding does by itself and what a library adds. Five minutes on two cores.
+float32; once more with every initial weight moved by a unit in its last place; and in PyTorch without oneDNN, and with
+noise on the images. How far each is from its float64 run tells what rounding does by itself and what a library adds.
+Five minutes on two cores.
 
 What a library can add: max-pooling gives the gradient to the first of equal maxima, and images with a constant
 background have many. oneDNN's convolutions round equal patches differently in different places, so that the largest of
@@ -16,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -29,24 +31,27 @@ from grl.architecture import Architecture
 from grl.checkpoint import replacing
 from grl.cli.progress import make_console
 from grl.config import Config
+from grl.datasets import Task
 from grl.experiment import batches, build_trainer, load_data
 
 Losses = NDArray[np.float64]
 ULP = 2.0**-23  # of a float32, relative, at most
 STEPS = (1, 3, 10, 20, 50, 100)
+NOISE = 0.02
 RATES = {"sgd": 1e-2, "adam": 2e-3}
 _AT_ONCE = 10
 
 
-def losses(config: Config, steps: int, moved: float = 0.0) -> Losses:
+def losses(config: Config, steps: int, moved: float = 0.0, noise: float = 0.0) -> Losses:
     """Return label and domain loss of each step, (steps, 2).
 
     Args:
         config: the settings, of a run that may well be longer.
         steps: how many steps to train.
         moved: the share of itself by which every initial weight is moved, up or down at random.
+        noise: the standard deviation of what is added to the images: with it no two of their patches are equal.
     """
-    task = load_data(config)
+    task = _with_noise(load_data(config), noise)
     trainer = build_trainer(task, config)
     if moved:
         signs = np.random.default_rng(1)
@@ -60,6 +65,12 @@ def losses(config: Config, steps: int, moved: float = 0.0) -> Losses:
         label, domain, _ = trainer.run(x, y, x_target, coeffs, rates)
         found.append(np.stack([label, domain], 1))
     return np.concatenate(found)[:steps].astype(np.float64)
+
+
+def _with_noise(task: Task, size: float) -> Task:
+    generator = np.random.default_rng(2)
+    noisy = [x + size * generator.standard_normal(x.shape, dtype=x.dtype) for x in (task.x_source, task.x_target)]
+    return replace(task, x_source=noisy[0], x_target=noisy[1])
 
 
 def largest_so_far(one: Losses, other: Losses) -> Losses:
@@ -84,11 +95,11 @@ def without_onednn() -> Iterator[None]:
 def measure(optimizer: str, tell: Callable[[str], None], steps: int = STEPS[-1]) -> dict[str, dict[int, float]]:
     """Return, by run, how far its losses are from those of PyTorch in float64 up to the steps of `STEPS`."""
 
-    def of(backend: str, dtype: str = "float32", moved: float = 0.0) -> Losses:
+    def of(backend: str, dtype: str = "float32", **changes: float) -> Losses:
         config = Config(
             backend=backend, optimizer=optimizer, learning_rate=RATES[optimizer], dtype=dtype, method="dann"
         )
-        return losses(config, steps, moved)
+        return losses(config, steps, **changes)
 
     runs = {
         "JAX, float64": lambda: of("jax", "float64"),
@@ -97,12 +108,13 @@ def measure(optimizer: str, tell: Callable[[str], None], steps: int = STEPS[-1])
         "PyTorch": lambda: of("torch"),
         "PyTorch, weights moved by an ULP": lambda: of("torch", moved=ULP),
         "PyTorch without oneDNN": without_onednn()(lambda: of("torch")),
+        "PyTorch, noise on the images": lambda: of("torch", noise=NOISE),
     }
     tell("PyTorch, float64")
     exact, found = of("torch", "float64"), {}
     for name, run in runs.items():
         tell(name)
-        gaps = largest_so_far(run(), exact)
+        gaps = largest_so_far(run(), of("torch", "float64", noise=NOISE) if "noise" in name else exact)
         found[name] = {step: float(gaps[step - 1]) for step in STEPS if step <= steps}
     return found
 

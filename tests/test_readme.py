@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,43 @@ def test_the_table_of_the_check_is_the_committed_one() -> None:
         name = re.escape(form.split(" ", 1)[1])
         row = rf"\|.*{name}.*\| {count['ok']} \| {count['refuses']} \| {count['WRONG']} \| {count['n/a']} \|"
         assert re.search(row, README), form
+
+
+def results(name: str) -> Any:
+    (path,) = re.findall(rf"\]\((benchmarks/results/{name}-\d[\d-]+\.json)\)", README)[:1]
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_the_scores_are_the_measured_ones() -> None:
+    names = {"torch": "PyTorch", "jax": "JAX"}
+    for row in results("reach")["summary"]:
+        figures = " | ".join(f"{row[name]:.3f}" for name in ("source_only", "dann", "mean_gain", "smallest_gain"))
+        assert f"| {row['task']} | {names[row['backend']]} | {figures} |" in README
+
+
+def test_the_table_of_rounding_is_the_measured_one() -> None:
+    for row in results("rounding"):
+        if row["optimizer"] == "adam" and row["run"] != "JAX, float64":
+            figures = (_power_of_ten(row["gaps"][step]) for step in ("3", "10", "20", "50", "100"))
+            assert f"| {row['run']} | {' | '.join(figures)} |" in README
+
+
+def _power_of_ten(number: float) -> str:
+    digit, exponent = f"{number:.0e}".split("e")
+    return f"{digit}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def test_the_speeds_are_the_measured_ones() -> None:
+    for target in results("cpu")["reach"]:
+        row = re.search(rf"\| {re.escape(target['name'])} \| ([^|]+) \| ([^|]+) \|", README)
+        assert row is not None, target["name"]
+        assert row[1] == f"{target['value']:.3g}"
+        assert row[2].startswith(f"{target['bound']:.3g}")
+        assert ("missed" in row[2]) == (target["value"] > target["bound"])
+
+
+def test_the_table_of_the_demo_is_the_measured_one() -> None:
+    names = {"torch": "PyTorch", "jax": "JAX", "source-only": "source only", "dann": "DANN"}
+    for run in json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))["runs"]:
+        figures = f"{run['target_accuracy']:.3f} | {run['source_accuracy']:.3f} | {run['seconds']:.0f}"
+        assert f"| {names[run['method']]} | {names[run['backend']]} | {figures} |" in README
