@@ -303,12 +303,21 @@ def test_bad_use_ends_a_process_with_status_2_and_no_traceback(here: Path):
 def test_ctrl_c_ends_with_status_130_a_sentence_and_no_directory(here: Path):
     words = ["train", "--backend", INSTALLED[0], "--task", "moons", "--steps", "1000000", "--out", "runs/long"]
     command = [sys.executable, "-m", "grl", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("Reversal at the schedule's last λ")
-        assert "step 10/1000000" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+    # A shell starts background jobs with SIGINT ignored, and children inherit that; a handler they do not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("Reversal at the schedule's last λ")
+            assert "step 10/1000000" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err == "grl: interrupted; no file was left half written.\n"
     assert not Path("runs").exists()
