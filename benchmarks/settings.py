@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COEFF", "Group", "Settings", "Tell"]
+__all__ = ["CLASSES", "COEFF", "Group", "ResNetSize", "Settings", "Tell"]
 
 COEFF = 0.7
 """λ of all timings: no power of two, so that a gradient that was rounded twice would show."""
+
+CLASSES = 31
+"""Of the ResNet's label classifier: as many as Office-31 has, which such networks are adapted on."""
 
 Tell = Callable[[int, int, str], None]
 """How a benchmark tells its progress: (done, total, what comes now)."""
@@ -30,6 +33,25 @@ class Group:
     dtype: str = "float32"
     coeff: str = "number"
     few: bool = False
+
+
+@dataclass(frozen=True)
+class ResNetSize:
+    """The large network of `step`.
+
+    Args:
+        name: what the tables call it.
+        blocks: the number of bottleneck blocks of each stage.
+        width: channels of the stem; each stage has twice those of the one before.
+        side: of the square images, in pixels.
+        batch: images of each domain.
+    """
+
+    name: str
+    blocks: tuple[int, ...]
+    width: int
+    side: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +108,13 @@ class Settings:
     def step_modes(self) -> list[str]:
         """Framework and mode of each training step that is timed."""
         every = ["torch eager", "jax jit", "torch compiled", "jax scan"]
-        return self._of(every, every[:2], every[:1])
+        return self._of(every, every[:2], [every[0], every[3]])
+
+    @property
+    def resnet(self) -> ResNetSize | None:
+        """The large network whose steps are timed too; a CPU would take minutes for one step of a ResNet-50."""
+        full = ResNetSize("ResNet-50, 224×224", (3, 4, 6, 3), 64, 224, 32) if self.on_gpu else None
+        return self._of(full, None, ResNetSize("ResNet, 32×32", (1, 1), 8, 32, 4))
 
     @property
     def step_rounds(self) -> tuple[int, int]:

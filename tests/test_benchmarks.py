@@ -233,13 +233,47 @@ def test_a_step_without_the_reversal_is_caught() -> None:
     from benchmarks.forms import WrongResultError
     from benchmarks.step import _Case, _check
 
-    layer, identity = (_Case("torch", "eager", name) for name in ("gradient_reversal", "identity"))
+    layer, identity = (_Case("mnist-mnistm", "torch", "eager", name) for name in ("gradient_reversal", "identity"))
     losses = np.array([[1.0, 0.9], [0.7, 0.71]])
     with pytest.raises(WrongResultError, match="nothing was reversed"):
-        _check(identity, {layer: losses, identity: losses})
+        _check(identity, {layer: losses, identity: losses}, 1e-5)
     with pytest.raises(WrongResultError, match="first step"):
-        _check(identity, {layer: losses, identity: losses * 1.1})
-    _check(identity, {layer: losses, identity: losses * [1.0, 1.1]})
+        _check(identity, {layer: losses, identity: losses * 1.1}, 1e-5)
+    _check(identity, {layer: losses, identity: losses * [1.0, 1.1]}, 1e-5)
+
+
+_RESNET_50 = 23_508_032  # parameters without the classifier: He et al. 2016, as torchvision's resnet50 has them
+
+
+@needs("torch")
+def test_the_large_network_is_resnet_50_in_pytorch() -> None:
+    import torch
+
+    from benchmarks.resnet_torch import ResNet
+    from benchmarks.settings import Settings
+
+    size = Settings("cuda").resnet
+    assert size is not None
+    with torch.device("meta"):
+        network = ResNet(size)
+    assert sum(parameter.numel() for parameter in network.parameters()) == _RESNET_50
+    assert network(torch.empty(2, 3, size.side, size.side, device="meta")).shape == (2, network.output_dim) == (2, 2048)
+
+
+@needs("jax", "flax", "optax")
+def test_the_large_network_is_resnet_50_in_jax() -> None:
+    import jax
+    from flax import nnx
+
+    from benchmarks.resnet_jax import ResNet
+    from benchmarks.settings import Settings
+
+    size = Settings("cuda").resnet
+    assert size is not None
+    network = nnx.eval_shape(lambda: ResNet(size, rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == _RESNET_50
+    features = nnx.eval_shape(lambda network, x: network(x), network, jax.ShapeDtypeStruct((2, 3, 224, 224), "float32"))
+    assert features.shape == (2, network.output_dim) == (2, 2048)
 
 
 def test_a_file_that_holds_no_run_is_refused(tmp_path: Path) -> None:
