@@ -59,6 +59,17 @@ def _bare_apply(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return super(Function, Bare).apply, ()
 
 
+def _bare_module(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The least that a layer can do: the same in the `forward` of an `nn.Module`."""
+    apply, further = _bare_apply(coeff)
+
+    class Bare(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return apply(x)
+
+    return Bare(), further
+
+
 def _revgrad(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     import pytorch_revgrad
     from pytorch_revgrad.functional import revgrad
@@ -100,6 +111,7 @@ FORMS = (
     Form("identity, compiled", "floor", lambda c: _compiled(lambda x: x.view_as(x)), "compiled", factor=_one),
     Form("bare apply", "floor", _bare_apply, headline=True),
     Form("bare nn.Module", "floor", lambda c: (BareModule(), ()), measures=("forward",), factor=_one),
+    Form("bare apply in an nn.Module", "floor", _bare_module, measures=("forward",)),
     Form(
         "multiply",
         "floor",

@@ -58,7 +58,9 @@ def _run(network: str, found: Sequence[Backend], settings: Settings, tell: Tell)
             calls.pop(case, None)
             rows[case].failure = explain(error)
     tell(len(cases), len(cases) + 1, f"{network}, all of them in turn")
-    samples, failures = interleave(calls, rounds=settings.step_rounds, repeat=1)
+    samples, failures = interleave(
+        calls, rounds=settings.step_rounds, repeat=1, beside=lambda case: (case.framework, case.mode)
+    )
     for case, values in samples.items():
         rows[case].samples = [value / _steps(case) for value in values]
     for case, error in failures.items():

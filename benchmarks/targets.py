@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from benchmarks.record import Row, find, ratios, summarise
 
 __all__ = ["Target", "targets"]
@@ -82,11 +84,21 @@ def _small(rows: Sequence[Row]) -> Iterator[Target]:
         yield Target(
             f"PyTorch, 64 elements, forward: {ours} / {peer}", _ratio(rows, ours, peer, "forward", **where), 1.0
         )
-    layer, function, module = (find(rows, form=f, measure="forward", **where) for f in ("GRL", ours, "bare nn.Module"))
-    if layer and function and module:
-        triples = zip(layer[0].samples, function[0].samples, module[0].samples, strict=True)
-        values = [(a - b) / c for a, b, c in triples]
-        yield Target(f"PyTorch, 64 elements, forward: (GRL − {ours}) / a bare nn.Module's call", values, 1.0)
+    yield from _layer_calls(rows, **where)
+
+
+def _layer_calls(rows: Sequence[Row], **where: Any) -> Iterator[Target]:
+    """What a layer costs beside its function: by a module that does nothing, and by one around a bare rule."""
+    forms = ("GRL", "gradient_reversal", "bare nn.Module", "bare apply in an nn.Module", "bare apply")
+    found = [find(rows, form=form, measure="forward", **where) for form in forms]
+    if not all(found):
+        return
+    layer, function, module, around, rule = (np.array(rows[0].samples) for rows in found)
+    name = "PyTorch, 64 elements, forward: (GRL − gradient_reversal)"
+    yield Target(f"{name} / a bare nn.Module's call", ((layer - function) / module).tolist(), 1.0)
+    yield Target(
+        f"{name} / (bare apply in an nn.Module − bare apply)", ((layer - function) / (around - rule)).tolist(), 1.0
+    )
 
 
 def _large(rows: Sequence[Row]) -> Iterator[Target]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Protocol, TypeVar
@@ -144,6 +144,7 @@ def interleave(
     seconds: float = 0.0,
     sample_ns: float = 200e3,
     repeat: int | None = None,
+    beside: Callable[[Key], Hashable] = lambda key: key,
     seed: int = 0,
 ) -> tuple[dict[Key, list[float]], dict[Key, BaseException]]:
     """Time all calls in interleaved rounds.
@@ -154,6 +155,8 @@ def interleave(
         seconds: how long the rounds may last; the fewest are made in any case.
         sample_ns: the least that a sample lasts, in ns, unless `repeat` says how many calls it is.
         repeat: calls of each sample.
+        beside: keys for which this is equal are timed one right after the other, since what a machine does changes
+            within a long round.
         seed: of the order within the rounds.
 
     Returns:
@@ -167,7 +170,7 @@ def interleave(
         except Exception as error:
             failures[key] = error
     samples: dict[Key, list[float]] = {key: [] for key in repeats}
-    order, shuffle = list(repeats), random.Random(seed)
+    order, shuffle = _grouped(repeats, beside), random.Random(seed)
     started = time.perf_counter()
     was_enabled = gc.isenabled()
     gc.collect()
@@ -177,7 +180,9 @@ def interleave(
             if done >= rounds[0] and time.perf_counter() - started > seconds:
                 break
             shuffle.shuffle(order)
-            for key in [key for key in order if key not in failures]:
+            for group in order:
+                shuffle.shuffle(group)
+            for key in [key for group in order for key in group if key not in failures]:
                 try:
                     samples[key].append(_sample(calls[key], *repeats[key], start=done))
                 except Exception as error:
@@ -186,6 +191,13 @@ def interleave(
         if was_enabled:
             gc.enable()
     return {key: values for key, values in samples.items() if key not in failures}, failures
+
+
+def _grouped(keys: Iterable[Key], beside: Callable[[Key], Hashable]) -> list[list[Key]]:
+    groups: dict[Hashable, list[Key]] = {}
+    for key in keys:
+        groups.setdefault(beside(key), []).append(key)
+    return list(groups.values())
 
 
 def _sample(call: Call, repeat: int, warm: bool, start: int) -> float:

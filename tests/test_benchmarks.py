@@ -49,6 +49,19 @@ def test_rounds_are_interleaved_and_a_call_that_raises_has_no_samples() -> None:
     assert all({timed[i], timed[i + 2]} == {"a", "b"} for i in range(0, len(timed), 4))
 
 
+def test_what_is_compared_is_timed_one_right_after_the_other() -> None:
+    from benchmarks.timing import Call, HostClock, interleave
+
+    seen: list[str] = []
+    calls = {name: Call(seen.append, [(name,)], HostClock()) for name in ("a1", "b1", "c1", "a2", "b2", "c2")}
+    interleave(calls, rounds=(6, 6), repeat=1, beside=lambda name: name[0])
+    timed = seen[6::2]
+    pairs = [(timed[i], timed[i + 1]) for i in range(0, len(timed), 2)]
+    assert len(pairs) == 18
+    assert all(one[0] == other[0] and one != other for one, other in pairs)
+    assert len({one for one, _ in pairs}) == 6  # neither of a pair is always the first
+
+
 @needs_torch
 @pytest.mark.parametrize("broken", ["forward", "backward"])
 def test_a_form_with_a_wrong_result_is_caught(broken: str) -> None:
