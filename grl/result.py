@@ -31,6 +31,7 @@ class Update:
         domain_loss: the mean binary cross entropy over the latest 2·B samples, ln 2 at chance; None without adaptation.
         coeff: λ of the latest step.
         source_accuracy: the share of right classes in the labelled batches since the last update.
+        checkpoint: the step of the newest checkpoint, if there is one.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Update:
     domain_loss: float | None
     coeff: float
     source_accuracy: float
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
