@@ -25,6 +25,8 @@ _CHOICES = {
 
 class ConfigError(ValueError):
     """A setting cannot be used. The message is one sentence: what came, and what is accepted."""
+
+
 _OPTIONAL = ("data", "start", "classifier_learning_rate", "clip_norm", "checkpoint_every")  # None: without
 
 
@@ -198,12 +200,11 @@ def _check_real(name: str, value: Any, accepted: str, accepts: Any) -> None:
         raise ConfigError(f"{name}: got {value!r}; accepted is a finite number {accepted}.")
 
 
-def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise ConfigError(f"{name}: got {sizes!r}; accepted is one size for each layer.")
-    sizes = tuple(sizes)
     for size in sizes:
         _check_integer(name, size, 1)
     if not sizes and name in ("channels", "hidden"):
         raise ConfigError(f"{name}: got none; accepted is one size for each layer.")
-    return sizes
+    return tuple(sizes)

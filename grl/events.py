@@ -40,7 +40,7 @@ class EventFile:
     def __init__(self, folder: Path, step: int = 0) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}.{nanoseconds}"
-        self._writer = RecordWriter(open(folder / name, "xb"))
+        self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115  # `close` closes it
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
         self._writer.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
@@ -22,9 +22,9 @@ from grl.faults import FILES, FaultError, StoppedError, save_fault
 from grl.log import Log
 from grl.loop import run_steps
 from grl.parity import DomainGradientReport
-from grl.result import Result, Snapshot, Update, prepare_directory, save
+from grl.result import Result, Snapshot, Update, look, prepare_directory, save
 from grl.resume import Checkpoint, Done, check_state, load_checkpoint, remove_checkpoint, save_checkpoint
-from grl.scores import accuracy, domain_accuracy, proxy_a_distance
+from grl.scores import score
 
 __all__ = [
     "CheckpointError",
@@ -44,6 +44,7 @@ __all__ = [
     "report_gradients",
     "save",
     "train",
+    "versions",
 ]
 
 Array = NDArray[Any]
@@ -78,7 +79,8 @@ def train(
         The metrics, the weights and what a picture needs. The scores are the last step's.
 
     Raises:
-        ConfigError: the data do not fit the method or the network, there is no such device, or a file cannot be written.
+        ConfigError: the data do not fit the method or the network, there is no such device, or a file cannot be
+            written.
         CheckpointError: the weights or the checkpoint to start from cannot be used, or none can be written.
         DataError: the data cannot be used.
         FaultError: a loss is not finite, and the settings do not say to go on; `out` has nan-report.json.
@@ -86,14 +88,16 @@ def train(
         ImportError: the backend is not installed; the message names the extra that brings it.
     """
     if config.checkpoint_every is not None and out is None:
-        raise ConfigError(f"checkpoint_every: got {config.checkpoint_every} without `out`; accepted is both, or neither.")
+        raise ConfigError(
+            f"checkpoint_every: got {config.checkpoint_every} without `out`; accepted is both, or neither."
+        )
     task = load_data(config) if task is None else task
     trainer = build_trainer(task, config)
-    before = _look(trainer, task)
+    before = look(trainer, task)
     done, history = _run(trainer, task, config, out, resume, progress, stop)
     metrics = {
         "backend": config.backend,
-        "versions": _versions(config),
+        "versions": versions(config),
         "device": config.device,
         "task": task.name,
         "method": config.method,
@@ -101,10 +105,10 @@ def train(
         "steps": config.steps,
         "seconds": round(done.seconds, 3),
         **({"skipped_steps": done.skipped} if config.on_nan == "skip" else {}),
-        **_scores(trainer, task, config),
+        **score(trainer, task, config),
         "history": history,
     }
-    return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
+    return Result(config, task, metrics, trainer.weights(), before, look(trainer, task))
 
 
 def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradientReport:
@@ -212,7 +216,8 @@ def _run(
     stop: Callable[[], bool] | None,
 ) -> tuple[Done, list[dict[str, Any]]]:
     """Run the steps that are left; return how far the run is then, and its history."""
-    done, history, data = Done(), (), _fingerprint(task, config)
+    done, data = Done(), _fingerprint(task, config)
+    history: Sequence[dict[str, Any]] = ()
     if resume is not None:
         check_state(resume, trainer.state(), data)
         trainer.load_state(resume.state)
@@ -229,12 +234,14 @@ def _run(
                 if out is not None and (asked or _is_due(done.step, config)):
                     log.sync()
                     state = trainer.state()
-                    kept = Checkpoint(config, done, data, _versions(config), state, tuple(log.records))
+                    kept = Checkpoint(config, done, data, versions(config), state, tuple(log.records))
                     save_checkpoint(out, kept, log.digest)
                     saved = done.step
                 if progress is not None:
                     accuracy = chunk.accuracy
-                    progress(Update(**chunk.records[-1], steps=config.steps, source_accuracy=accuracy, checkpoint=saved))
+                    progress(
+                        Update(**chunk.records[-1], steps=config.steps, source_accuracy=accuracy, checkpoint=saved)
+                    )
                 if asked:
                     raise StoppedError(done.step, config.steps, out)
         except FaultError as error:
@@ -266,44 +273,6 @@ def _clear(out: Folder) -> None:
         (Path(out) / name).unlink(missing_ok=True)
 
 
-def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
-    source_features, source_classes, source_domains = trainer.predict(task.x_source)
-    target_features, _, target_domains = trainer.predict(task.x_target)
-    target_accuracy = None
-    if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
-    return {
-        "source_accuracy": accuracy(source_classes, task.y_source),
-        "target_accuracy": target_accuracy,
-        "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
-        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
-    }
-
-
-def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
-    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
-    boundary = None
-    if task.sample_shape == (2,) and task.num_classes == 2:
-        points = np.concatenate([task.x_source, x_target])
-        margin = 0.1 * np.ptp(points, axis=0)
-        across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
-        grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-        logits = trainer.predict(grid)[1].astype(np.float64)
-        odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
-        boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
-    # Evenly spaced: the first ones of a set sorted by class would be of one class.
-    of_source, of_target = (
-        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
-    )
-    return Snapshot(
-        source_features=trainer.predict(task.x_source[of_source])[0],
-        target_features=trainer.predict(x_target[of_target])[0],
-        source_labels=task.y_source[of_source],
-        target_labels=None if y_target is None else y_target[of_target],
-        boundary=boundary,
-    )
-
-
 def _backend(config: Config) -> Any:
     extra = config.backend
     try:
@@ -314,7 +283,7 @@ def _backend(config: Config) -> Any:
         raise ImportError(f'the backend {extra!r} needs {error.name}: pip install "grl[{extra}]"') from error
 
 
-def _versions(config: Config) -> dict[str, str]:
+def versions(config: Config) -> dict[str, str]:
+    """Return the versions of the packages that the figures of a run depend on."""
     own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {**own, **_backend(config).versions()}
-

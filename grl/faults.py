@@ -80,7 +80,9 @@ class FaultError(Exception):
 
     def __init__(self, fault: Fault, folder: str | PathLike[str] | None = None) -> None:
         self.fault = fault
-        kept = "" if folder is None else f"; its batch, gradients and weights are in {fspath(folder)}: {', '.join(FILES)}"
+        kept = (
+            "" if folder is None else f"; its batch, gradients and weights are in {fspath(folder)}: {', '.join(FILES)}"
+        )
         super().__init__(
             f"{fault}{kept}; try a lower --learning-rate, --clip-norm 1, or --on-nan skip to go on without such steps."
         )

@@ -1,7 +1,7 @@
-"""The checkpoint of a run: all that it needs to go on, in either backend, as numbers and text; nothing is ever executed.
+"""The checkpoint of a run: all that it needs to go on, in either backend, as numbers and text that cannot run code.
 
-Two files in the run's directory: `checkpoint-STEP.safetensors`, the trainer's state, and `checkpoint.json`, which says the
-rest and the SHA-256 of the first. The JSON is replaced last, so that it names a whole file at every moment.
+Two files in the run's directory: `checkpoint-STEP.safetensors`, the trainer's state, and `checkpoint.json`, which says
+the rest and the SHA-256 of the first. The JSON is replaced last, so that it speaks of a whole file at every moment.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _number(value: Any, kind: type) -> Any:
+def _number(value: Any, kind: Any) -> Any:
     """An int or float of JSON; neither true nor "1" nor -1."""
     if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 <= value < 2**63:
         raise TypeError

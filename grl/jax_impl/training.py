@@ -134,7 +134,9 @@ class Trainer:
         params, statistics, optimizer_state = self._state
 
         def fill(tree: Any, part: str) -> Any:
-            named = {name.removeprefix(f"{part}/"): array for name, array in state.items() if name.startswith(f"{part}/")}
+            named = {
+                name.removeprefix(f"{part}/"): array for name, array in state.items() if name.startswith(f"{part}/")
+            }
             return self._fill(tree, named)
 
         with self._precision():

@@ -191,7 +191,7 @@ def _start_moments(optimizer: torch.optim.Optimizer, model: DANN) -> dict[str, T
     """Make the optimiser's state, which PyTorch puts off until the first step; return the moments by kind and name."""
     adam = isinstance(optimizer, torch.optim.Adam)
     kinds, count = (("exp_avg", "exp_avg_sq"), {"step": 0.0}) if adam else (("momentum_buffer",), {})
-    moments = {}
+    moments: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         state = {kind: torch.zeros_like(parameter) for kind in kinds}
         moments |= {f"{kind}/{name}": tensor for kind, tensor in state.items()}
