@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and weights in one format for both backends."""
+"""Files that are either whole or absent, even after a crash, and weights in one format for both backends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ __all__ = ["CheckpointError", "check_weights", "load_weights", "replacing", "sav
 
 
 class CheckpointError(ValueError):
-    """The file holds no weights that fit. The message is one sentence."""
+    """The files hold no weights, or no state of a run, that fit. The message is one sentence."""
 
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder, with the same suffix; rename it to `path` once the block is through.
+
+    Before the rename the file is on the disk, and after it the new name is: a power cut leaves one of the two, whole.
 
     Args:
         path: the final name; what is there already stays until the new file is whole.
@@ -38,10 +40,20 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = final.with_name(f".{final.stem}.{os.getpid()}{final.suffix}")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, final)
+        _sync(final.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_weights(path: str | PathLike[str], weights: Weights) -> None:

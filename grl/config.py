@@ -19,11 +19,15 @@ _CHOICES = {
     "method": METHODS,
     "optimizer": ("adam", "sgd"),
     "dtype": ("float32", "float64"),
+    "on_nan": ("stop", "skip"),
 }
 
 
 class ConfigError(ValueError):
     """A setting cannot be used. The message is one sentence: what came, and what is accepted."""
+
+
+_OPTIONAL = ("data", "start", "classifier_learning_rate", "clip_norm", "checkpoint_every")  # None: without
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Config:
         device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ...
         dtype: "float32" or "float64".
         log_every: steps from one record of the history to the next.
+        checkpoint_every: steps from one checkpoint to the next; None: none but that of a run that is asked to stop.
+        on_nan: what to do about a step with a loss that is not finite: "stop", or "skip" its update and go on.
+        tensorboard: whether to write event files beside metrics.jsonl.
         start: the path of a model.safetensors to start from; None: weights drawn from the seed.
         channels: the channels of the convolutions, for images.
         hidden: the sizes of the layers, for vectors.
@@ -79,6 +86,9 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     log_every: int = 50
+    checkpoint_every: int | None = None
+    on_nan: str = "stop"
+    tensorboard: bool = False
     start: str | None = None
     channels: tuple[int, ...] = (32, 48)
     hidden: tuple[int, ...] = (15,)
@@ -99,23 +109,48 @@ class Config:
         chosen = {name: value for name, value in settings.items() if value is not None}
         return cls(**{"task": task, **_RECOMMENDED.get(task, {}), **chosen})
 
+    @classmethod
+    def from_json(cls, settings: Any) -> Config:
+        """Return the settings that a file holds, all of them, as `dataclasses.asdict` gives them.
+
+        Args:
+            settings: what JSON holds; whoever wrote it.
+
+        Raises:
+            ConfigError: it is no object, a name is missing or unknown, or a setting cannot be used.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(settings, dict) or settings.keys() != names:
+            wrong = sorted(names ^ settings.keys()) if isinstance(settings, dict) else "something else"
+            raise ConfigError(f"config: got {wrong} too few or too many; accepted are all settings, and no other.")
+        return cls(**settings)
+
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
                     f"{name}: got {getattr(self, name)!r}; accepted is {' or '.join(map(repr, choices))}."
                 )
-        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0)):
-            _check_integer(name, getattr(self, name), smallest)
+        for name in ("task", "data", "schedule", "device", "start"):
+            if self._is_given(name) and not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}; accepted is a text.")
+        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("checkpoint_every", 1), ("seed", 0)):
+            if self._is_given(name):
+                _check_integer(name, getattr(self, name), smallest)
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
-            if name == "learning_rate" or getattr(self, name) is not None:
+            if self._is_given(name):
                 _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
+        if not isinstance(self.tensorboard, bool):
+            raise ConfigError(f"tensorboard: got {self.tensorboard!r}; accepted is True or False.")
         _check_real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1)
         _check_real("decay", self.decay, "from 0", lambda value: value >= 0)
         for field in fields(self):
             if field.name in ("channels", "hidden", "label_hidden", "domain_hidden"):
                 object.__setattr__(self, field.name, _sizes(field.name, getattr(self, field.name)))
         self.coeff(0)  # a wrong schedule shows here
+
+    def _is_given(self, name: str) -> bool:
+        return getattr(self, name) is not None or name not in _OPTIONAL
 
     def coeff(self, step: int) -> float:
         """λ of a step, counted from 0; 0 throughout where the method does not adapt."""
@@ -165,10 +200,11 @@ def _check_real(name: str, value: Any, accepted: str, accepts: Any) -> None:
         raise ConfigError(f"{name}: got {value!r}; accepted is a finite number {accepted}.")
 
 
-def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(sizes)
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise ConfigError(f"{name}: got {sizes!r}; accepted is one size for each layer.")
     for size in sizes:
         _check_integer(name, size, 1)
     if not sizes and name in ("channels", "hidden"):
         raise ConfigError(f"{name}: got none; accepted is one size for each layer.")
-    return sizes
+    return tuple(sizes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import platform
-import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,33 +18,49 @@ from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
 from grl.datasets import Task, load_npz, load_task
+from grl.faults import FILES, FaultError, StoppedError, save_fault
+from grl.log import Log
+from grl.loop import run_steps
 from grl.parity import DomainGradientReport
-from grl.result import Result, Snapshot, Update, prepare_directory, save
-from grl.scores import accuracy, domain_accuracy, proxy_a_distance
+from grl.result import Result, Snapshot, Update, look, prepare_directory, save
+from grl.resume import Checkpoint, Done, check_state, load_checkpoint, remove_checkpoint, save_checkpoint
+from grl.scores import score
 
 __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "FaultError",
     "Result",
     "Snapshot",
+    "StoppedError",
     "Update",
     "batches",
     "build_trainer",
+    "load_checkpoint",
     "load_data",
     "load_weights",
     "prepare_directory",
     "report_gradients",
     "save",
     "train",
+    "versions",
 ]
 
 Array = NDArray[Any]
-_CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
+Folder = str | PathLike[str]
 
 
-def train(config: Config, *, task: Task | None = None, progress: Callable[[Update], None] | None = None) -> Result:
-    """Run an experiment from its seed to its scores.
+def train(
+    config: Config,
+    *,
+    task: Task | None = None,
+    progress: Callable[[Update], None] | None = None,
+    out: Folder | None = None,
+    resume: Checkpoint | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Run an experiment from its seed, or from a checkpoint, to its scores.
 
     `source-only` trains on the labelled source and never sees the target; `dann` adds the domain classifier behind the
     gradient reversal; `target` trains on the labelled target, an upper bound. Where there is no adaptation, the domain
@@ -53,35 +70,45 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         config: the settings.
         task: the data; by default what the settings name.
         progress: called every few steps.
+        out: a directory that is there, for what is written while the run goes on: metrics.jsonl, event files and
+            checkpoints. What an earlier run has left of these there goes.
+        resume: where to go on, from `load_checkpoint`: then with its settings, but for backend, device and on_nan.
+        stop: asked every few steps whether to end the run, with a checkpoint.
 
     Returns:
         The metrics, the weights and what a picture needs. The scores are the last step's.
 
     Raises:
-        ConfigError: the data do not fit the method or the network, or there is no such device.
-        CheckpointError: the weights to start from cannot be used.
+        ConfigError: the data do not fit the method or the network, there is no such device, or a file cannot be
+            written.
+        CheckpointError: the weights or the checkpoint to start from cannot be used, or none can be written.
         DataError: the data cannot be used.
+        FaultError: a loss is not finite, and the settings do not say to go on; `out` has nan-report.json.
+        StoppedError: `stop` has said so.
         ImportError: the backend is not installed; the message names the extra that brings it.
     """
+    if config.checkpoint_every is not None and out is None:
+        raise ConfigError(
+            f"checkpoint_every: got {config.checkpoint_every} without `out`; accepted is both, or neither."
+        )
     task = load_data(config) if task is None else task
     trainer = build_trainer(task, config)
-    before = _look(trainer, task)
-    started = time.perf_counter()
-    history = list(_loop(trainer, task, config, progress))
-    seconds = time.perf_counter() - started
+    before = look(trainer, task)
+    done, history = _run(trainer, task, config, out, resume, progress, stop)
     metrics = {
         "backend": config.backend,
-        "versions": _versions(config),
+        "versions": versions(config),
         "device": config.device,
         "task": task.name,
         "method": config.method,
         "seed": config.seed,
         "steps": config.steps,
-        "seconds": round(seconds, 3),
-        **_scores(trainer, task, config),
+        "seconds": round(done.seconds, 3),
+        **({"skipped_steps": done.skipped} if config.on_nan == "skip" else {}),
+        **score(trainer, task, config),
         "history": history,
     }
-    return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
+    return Result(config, task, metrics, trainer.weights(), before, look(trainer, task))
 
 
 def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradientReport:
@@ -143,7 +170,7 @@ def build_trainer(task: Task, config: Config) -> Any:
         raise ConfigError(str(error.args[0])) from error
 
 
-def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
+def batches(task: Task, config: Config, start: int = 0) -> Iterator[tuple[Array, Array, Array]]:
     """Yield the endless batches of a run: the same for both backends, drawn with NumPy from the seed.
 
     Each domain runs through shuffles of its own, one after the other, so the shorter one cycles.
@@ -151,6 +178,8 @@ def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
     Args:
         task: the data.
         config: the settings; method, batch size and seed are read.
+        start: the step of the first one. Those before it are drawn again, but not fetched: 10 ns a sample, which is
+            less than a thousandth of what training on it took, and needs no more state than the step's number.
 
     Yields:
         labelled inputs (B, ...), their labels (B,), and target inputs (B, ...), of which there are none (0, ...) unless
@@ -158,15 +187,18 @@ def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
     """
     x, y = (task.x_target, task.y_target) if config.method == "target" else (task.x_source, task.y_source)
     assert y is not None
-    labelled = _shuffles(len(x), config.batch_size, [config.seed, 1])
-    unlabelled = _shuffles(len(task.x_target), config.batch_size, [config.seed, 2])
+    labelled = _shuffles(len(x), config.batch_size, [config.seed, 1], start)
+    unlabelled = _shuffles(len(task.x_target), config.batch_size, [config.seed, 2], start)
     for chosen, of_target in zip(labelled, unlabelled, strict=True):
         yield x[chosen], y[chosen], task.x_target[of_target if config.method == "dann" else slice(0)]
 
 
-def _shuffles(size: int, batch_size: int, seed: list[int]) -> Iterator[Array]:
+def _shuffles(size: int, batch_size: int, seed: list[int], start: int) -> Iterator[Array]:
     generator = np.random.default_rng(seed)
-    waiting = generator.permutation(size)
+    rounds, into = divmod(start * batch_size, size)
+    for _ in range(rounds):
+        generator.permutation(size)
+    waiting = generator.permutation(size)[into:]
     while True:
         while len(waiting) < batch_size:
             waiting = np.concatenate([waiting, generator.permutation(size)])
@@ -174,66 +206,71 @@ def _shuffles(size: int, batch_size: int, seed: list[int]) -> Iterator[Array]:
         waiting = waiting[batch_size:]
 
 
-def _loop(
-    trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None
-) -> Iterator[dict[str, Any]]:
-    """Train; yield the history."""
-    stream = batches(task, config)
-    for start in range(0, config.steps, _CHUNK):
-        steps = range(start, min(start + _CHUNK, config.steps))
-        x, y, x_target = (np.stack(arrays) for arrays in zip(*islice(stream, len(steps)), strict=True))
-        coeffs = np.array([config.coeff(step) for step in steps])
-        rates = np.array([config.rates(step) for step in steps])
-        label_losses, domain_losses, accuracies = trainer.run(x, y, x_target, coeffs, rates)
-        for step, label_loss, domain_loss, coeff in zip(steps, label_losses, domain_losses, coeffs, strict=True):
-            record: dict[str, Any] = {
-                "step": step + 1,
-                "label_loss": _finite(label_loss),
-                "domain_loss": _finite(domain_loss),
-                "coeff": float(coeff),
-            }
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                yield record
-        if progress is not None:
-            progress(Update(steps=config.steps, source_accuracy=float(np.mean(accuracies)), **record))
+def _run(
+    trainer: Any,
+    task: Task,
+    config: Config,
+    out: Folder | None,
+    resume: Checkpoint | None,
+    progress: Callable[[Update], None] | None,
+    stop: Callable[[], bool] | None,
+) -> tuple[Done, list[dict[str, Any]]]:
+    """Run the steps that are left; return how far the run is then, and its history."""
+    done, data = Done(), _fingerprint(task, config)
+    history: Sequence[dict[str, Any]] = ()
+    if resume is not None:
+        check_state(resume, trainer.state(), data)
+        trainer.load_state(resume.state)
+        done, history = resume.done, resume.history
+    elif out is not None:
+        _clear(out)
+    saved = done.step or None
+    with Log(out, history, config.tensorboard) as log:
+        try:
+            for chunk in run_steps(trainer, batches(task, config, done.step), config, done):
+                done = chunk.done
+                log.append([r for r in chunk.records if r["step"] % config.log_every == 0 or r["step"] == config.steps])
+                asked = stop is not None and stop()
+                if out is not None and (asked or _is_due(done.step, config)):
+                    log.sync()
+                    state = trainer.state()
+                    kept = Checkpoint(config, done, data, versions(config), state, tuple(log.records))
+                    save_checkpoint(out, kept, log.digest)
+                    saved = done.step
+                if progress is not None:
+                    accuracy = chunk.accuracy
+                    progress(
+                        Update(**chunk.records[-1], steps=config.steps, source_accuracy=accuracy, checkpoint=saved)
+                    )
+                if asked:
+                    raise StoppedError(done.step, config.steps, out)
+        except FaultError as error:
+            if out is not None:
+                save_fault(error.fault, out)
+                raise FaultError(error.fault, out) from None
+            raise
+    return done, log.records
 
 
-def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
-    source_features, source_classes, source_domains = trainer.predict(task.x_source)
-    target_features, _, target_domains = trainer.predict(task.x_target)
-    target_accuracy = None
-    if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
-    return {
-        "source_accuracy": accuracy(source_classes, task.y_source),
-        "target_accuracy": target_accuracy,
-        "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
-        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
-    }
+def _is_due(step: int, config: Config) -> bool:
+    every = config.checkpoint_every
+    return every is not None and (step % every == 0 or step == config.steps)
 
 
-def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
-    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
-    boundary = None
-    if task.sample_shape == (2,) and task.num_classes == 2:
-        points = np.concatenate([task.x_source, x_target])
-        margin = 0.1 * np.ptp(points, axis=0)
-        across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
-        grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-        logits = trainer.predict(grid)[1].astype(np.float64)
-        odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
-        boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
-    # Evenly spaced: the first ones of a set sorted by class would be of one class.
-    of_source, of_target = (
-        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
-    )
-    return Snapshot(
-        source_features=trainer.predict(task.x_source[of_source])[0],
-        target_features=trainer.predict(x_target[of_target])[0],
-        source_labels=task.y_source[of_source],
-        target_labels=None if y_target is None else y_target[of_target],
-        boundary=boundary,
-    )
+def _fingerprint(task: Task, config: Config) -> dict[str, Any]:
+    """What a checkpoint knows its data by: sizes, and the first batch, which is of any part of them."""
+    digest = sha256()
+    for array in next(batches(task, config)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    sizes = {"source": len(task.x_source), "target": len(task.x_target), "sample_shape": [*task.sample_shape]}
+    return {**sizes, "num_classes": task.num_classes, "first_batch_sha256": digest.hexdigest()}
+
+
+def _clear(out: Folder) -> None:
+    """Remove what an earlier run has left of what this one may not write."""
+    remove_checkpoint(out)
+    for name in FILES:
+        (Path(out) / name).unlink(missing_ok=True)
 
 
 def _backend(config: Config) -> Any:
@@ -246,10 +283,7 @@ def _backend(config: Config) -> Any:
         raise ImportError(f'the backend {extra!r} needs {error.name}: pip install "grl[{extra}]"') from error
 
 
-def _versions(config: Config) -> dict[str, str]:
+def versions(config: Config) -> dict[str, str]:
+    """Return the versions of the packages that the figures of a run depend on."""
     own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {**own, **_backend(config).versions()}
-
-
-def _finite(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None  # JSON knows neither NaN nor infinity

@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from grl.architecture import Weights
@@ -15,7 +16,7 @@ from grl.checkpoint import replacing, save_weights
 from grl.config import Config, ConfigError
 from grl.datasets import Task
 
-__all__ = ["Result", "Snapshot", "Update", "prepare_directory", "save"]
+__all__ = ["Result", "Snapshot", "Update", "look", "prepare_directory", "save"]
 
 Array = NDArray[Any]
 
@@ -31,6 +32,7 @@ class Update:
         domain_loss: the mean binary cross entropy over the latest 2·B samples, ln 2 at chance; None without adaptation.
         coeff: λ of the latest step.
         source_accuracy: the share of right classes in the labelled batches since the last update.
+        checkpoint: the step of the newest checkpoint, if there is one.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Update:
     domain_loss: float | None
     coeff: float
     source_accuracy: float
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,37 @@ class Result:
     weights: Weights
     before: Snapshot
     after: Snapshot
+
+
+def look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
+    """Return what a model makes of the data now.
+
+    Args:
+        trainer: a backend's.
+        task: the data.
+        largest: the number of samples of each domain.
+    """
+    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
+    boundary = None
+    if task.sample_shape == (2,) and task.num_classes == 2:
+        points = np.concatenate([task.x_source, x_target])
+        margin = 0.1 * np.ptp(points, axis=0)
+        across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
+        grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
+        logits = trainer.predict(grid)[1].astype(np.float64)
+        odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
+        boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
+    # Evenly spaced: the first ones of a set sorted by class would be of one class.
+    of_source, of_target = (
+        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
+    )
+    return Snapshot(
+        source_features=trainer.predict(task.x_source[of_source])[0],
+        target_features=trainer.predict(x_target[of_target])[0],
+        source_labels=task.y_source[of_source],
+        target_labels=None if y_target is None else y_target[of_target],
+        boundary=boundary,
+    )
 
 
 def save(result: Result, out: str | PathLike[str]) -> None:

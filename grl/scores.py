@@ -8,9 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["accuracy", "domain_accuracy", "proxy_a_distance"]
+from grl.config import Config
+from grl.datasets import Task
+
+__all__ = ["accuracy", "domain_accuracy", "proxy_a_distance", "score"]
 
 Array = NDArray[Any]
+
+
+def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
+    """Return the scores of a model, as metrics.json has them.
+
+    Args:
+        trainer: a backend's, as it is now.
+        task: the data.
+        config: the settings; method and seed are read.
+    """
+    source_features, source_classes, source_domains = trainer.predict(task.x_source)
+    target_features, _, target_domains = trainer.predict(task.x_target)
+    target_accuracy = None
+    if task.x_test is not None and task.y_test is not None:
+        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
+    return {
+        "source_accuracy": accuracy(source_classes, task.y_source),
+        "target_accuracy": target_accuracy,
+        "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
+        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
+    }
 
 
 def accuracy(logits: Array, labels: Array) -> float:

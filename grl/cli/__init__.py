@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from grl.cli.signals import die_at_second_interrupt
+
 __all__ = ["main"]
 
 # What the extra `train` brings, by the name of the module.
@@ -25,20 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `grl`; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if a check found something wrong; 2 for bad use, after one sentence on stderr; 130 after
-        Ctrl-C.
+        The exit status: 0; 1 if a check found something wrong; 2 for bad use, or a file that cannot be written, after
+        one sentence on stderr; 3 if a loss was not finite; 130 after Ctrl-C; 143 after SIGTERM, once the run is saved.
     """
     try:
         missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
         if missing:
             return _refuse(f'the command line needs {", ".join(missing)}: pip install "grl[train]"')
-        return _run(arguments)
+        with die_at_second_interrupt():
+            return _run(arguments)
     except KeyboardInterrupt:
         return _refuse("interrupted; no file was left half written.", status=130)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     from grl.cli.app import REFUSALS, app, explain
+    from grl.faults import FaultError, StoppedError
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -47,6 +51,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
         return _refuse(explain(error))
+    except FaultError as error:
+        return _refuse(str(error), status=3)
+    except StoppedError as error:
+        return _refuse(str(error), status=143)
     except ImportError as error:
         if "pip install" not in str(error):
             raise

@@ -27,12 +27,17 @@ def make_console() -> Console:
 
 
 def describe(update: Update) -> str:
-    """Return the losses (the domain loss beside its value at chance, ln 2), λ and accuracy of the latest steps."""
+    """Return the losses (the domain loss beside its value at chance, ln 2), λ and accuracy of the latest steps.
+
+    And the step of the newest checkpoint, where there is one.
+    """
     parts = [f"label loss {_number(update.label_loss)}"]
     if update.domain_loss is not None:
         parts.append(f"domain loss {_number(update.domain_loss)} (ln 2 = {math.log(2):.4f})")
         parts.append(f"λ {update.coeff:.3f}")
     parts.append(f"accuracy {update.source_accuracy:.3f}")
+    if update.checkpoint is not None:
+        parts.append(f"checkpoint at step {update.checkpoint}")
     return "  ".join(parts)
 
 

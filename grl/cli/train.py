@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
+from grl.cli.signals import termination
+from grl.cli.summary import remarks, summarise
 from grl.config import BACKENDS, METHODS, Config, ConfigError
-from grl.datasets import TASKS
-from grl.experiment import Result, load_data, report_gradients, save
+from grl.datasets import TASKS, Task
+from grl.experiment import FaultError, StoppedError, load_checkpoint, load_data, report_gradients, save, versions
 from grl.experiment import train as run
-from grl.parity.verdict import explain_chance
+from grl.resume import Checkpoint, unfinished
 
 __all__ = ["train"]
 
-_WHAT, _HOW, _WHERE, _OUT = "What to train", "How to train", "Where to compute", "What to write"
+_WHAT, _HOW, _WHERE = "What to train", "How to train", "Where to compute"
+_OUT, _SURVIVE = "What to write", "What to do when something goes wrong"
 
 
 def _option(name: str, help: str, panel: str, metavar: str, default: str | None = None) -> Any:
@@ -134,14 +137,60 @@ def train(
         str | None,
         _option(
             "--out",
-            "The directory for config.json, metrics.json, model.safetensors and report.png; replaces those in it.",
+            "The directory for config.json, metrics.json, metrics.jsonl, model.safetensors and report.png, and for"
+            " checkpoints; replaces those in it.",
             _OUT,
             "DIR",
             "runs/TASK-METHOD-BACKEND-SEED",
         ),
     ] = None,
     log_every: Annotated[
-        int | None, _option("--log-every", "Steps from one record of the history to the next.", _OUT, "N")
+        int | None,
+        _option(
+            "--log-every", "Steps from one record of the history, and line of metrics.jsonl, to the next.", _OUT, "N"
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard",
+            help="Write event files for TensorBoard beside metrics.jsonl. [dim]\\[default: off][/dim]",
+            rich_help_panel=_OUT,
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        _option(
+            "--checkpoint-every",
+            "Steps from one checkpoint to the next; the last one stays until the next one is whole. SIGTERM saves one"
+            " in any case.",
+            _SURVIVE,
+            "N",
+            "none",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            "--resume",
+            "Go on from the checkpoint in the directory of a run of either backend, with its settings; beside it only"
+            " --backend, --device, --on-nan and --out may be given. In the same backend the weights end bit for bit as"
+            " if nothing had been.",
+            _SURVIVE,
+            "DIR",
+            "none",
+        ),
+    ] = None,
+    on_nan: Annotated[
+        str | None,
+        _option(
+            "--on-nan",
+            "If a loss is not finite: stop, with exit status 3, and keep the step's batch, weights and gradients"
+            " (nan-*); or skip the update, and count it.",
+            _SURVIVE,
+            "stop|skip",
+        ),
     ] = None,
 ) -> None:
     """Train a classifier on a labelled source domain for an unlabelled target domain, and score it on the target.
@@ -150,67 +199,90 @@ def train(
 
     Example: [bold]grl train --backend jax --task moons --method dann --out runs/moons[/bold]
     """
-    settings = {name: value for name, value in locals().items() if name not in ("task", "out")}
+    settings = {name: value for name, value in locals().items() if name not in ("out", "resume")}
+    with termination() as terminated:
+        if resume is None:
+            _start(settings, out, terminated)
+        else:
+            _go_on(resume, settings, out, terminated)
+        if terminated():  # too late to stop anything
+            raise typer.Exit(143)
+
+
+def _start(settings: dict[str, Any], out: str | None, terminated: Callable[[], bool]) -> None:
+    task, data = settings.pop("task"), settings["data"]
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
     config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
     arrays = load_data(config)
     if out is None:
         out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
+    left = unfinished(out)
+    if left is not None:
+        raise ConfigError(
+            f"--out: {out} holds the checkpoint of a run that is not finished, at step {left.step}; accepted is"
+            f" --resume {out}, or another directory."
+        )
     console = make_console()
     with output_directory(out) as folder:
         if config.method == "dann":
             report = report_gradients(config, task=arrays)
             last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
             console.print(f"{last}: {report}", soft_wrap=True, markup=False)
-        with Follower(console) as follower:
-            result = run(config, task=arrays, progress=follower.run(f"{config.method}, {config.backend}", config.steps))
-            baseline = None
-            if result.after.boundary is not None and config.method == "dann":
-                # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
-                plain = replace(config, method="source-only")
-                baseline = run(plain, task=arrays, progress=follower.run("source-only, to compare", config.steps))
-        _write(result, baseline, folder)
-    console.print(_summarise(result, baseline))
-    if result.metrics["history"][-1]["label_loss"] is None:
-        console.print("The loss is not finite any more: try a lower --learning-rate, or --clip-norm 1.", soft_wrap=True)
-    explanation = explain_chance(result.metrics["history"])
-    if explanation is not None:
-        console.print(explanation, soft_wrap=True, markup=False)
-    _say_where(console, folder)
+        _run(console, config, arrays, folder, None, terminated)
 
 
-def _write(result: Result, baseline: Result | None, out: Path) -> None:
+def _go_on(resume: str, settings: dict[str, Any], out: str | None, terminated: Callable[[], bool]) -> None:
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in sorted(given.keys() - {"backend", "device", "on_nan"}):
+        option = "init" if name == "start" else name.replace("_", "-")
+        raise ConfigError(f"--resume: got --{option} beside it; accepted is --backend, --device, --on-nan and --out.")
+    checkpoint = load_checkpoint(resume)
+    config = replace(checkpoint.config, **given)
+    arrays = load_data(config)
+    console = make_console()
+    console.print(_describe(checkpoint, config, resume), soft_wrap=True, markup=False)
+    with output_directory(resume if out is None else out) as folder:
+        _run(console, config, arrays, folder, checkpoint, terminated)
+
+
+def _describe(checkpoint: Checkpoint, config: Config, folder: str) -> str:
+    line = f"Going on from {folder}, at step {checkpoint.done.step} of {config.steps}"
+    if config.backend != checkpoint.config.backend:
+        return f"{line}, which {checkpoint.config.backend} has come to: {config.backend} rounds otherwise."
+    now = versions(config)
+    others = [
+        f"{name} {version} (now {now.get(name)})"
+        for name, version in checkpoint.versions.items()
+        if version != now.get(name)
+    ]
+    return line + (f", written with {', '.join(others)}: the last bits may differ." if others else ".")
+
+
+def _run(
+    console: Console,
+    config: Config,
+    arrays: Task,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    terminated: Callable[[], bool],
+) -> None:
+    with Follower(console) as follower:
+        follow = follower.run(f"{config.method}, {config.backend}", config.steps)
+        result = run(config, task=arrays, progress=follow, out=folder, resume=checkpoint, stop=terminated)
+        save(result, folder)
+        baseline = None
+        if result.after.boundary is not None and config.method == "dann":
+            # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
+            plain = replace(config, method="source-only", checkpoint_every=None, tensorboard=False)
+            follow = follower.run("source-only, to compare", config.steps)
+            with suppress(FaultError, StoppedError):
+                baseline = run(plain, task=arrays, progress=follow, stop=terminated)
     from grl.report import draw_report  # matplotlib and scikit-learn take a second to import
 
-    save(result, out)
-    draw_report(result, out / "report.png", baseline)
-
-
-def _summarise(result: Result, baseline: Result | None) -> Table:
-    metrics = result.metrics
-    last = metrics["history"][-1]
-    table = Table(title=f"{metrics['task']}: {metrics['method']} in {metrics['backend']}, seed {metrics['seed']}")
-    table.add_column("at the last step")
-    table.add_column("value", justify="right")
-    table.add_column("")
-    compared = "" if baseline is None else f"source-only: {_number(baseline.metrics['target_accuracy'])}"
-    table.add_row("source accuracy", _number(metrics["source_accuracy"]), "")
-    table.add_row("target accuracy", _number(metrics["target_accuracy"]), compared)
-    table.add_row("domain accuracy", _number(metrics["domain_accuracy"]), "chance: 0.500")
-    table.add_row(
-        "proxy A-distance", _number(metrics["proxy_a_distance"]), "0: domains look alike; 2: always told apart"
-    )
-    table.add_row("label loss", _number(last["label_loss"]), "")
-    table.add_row("domain loss", _number(last["domain_loss"]), f"chance: ln 2 = {math.log(2):.3f}")
-    table.add_row("seconds", f"{metrics['seconds']:.1f}", f"{metrics['steps'] / metrics['seconds']:.1f} steps/s")
-    return table
-
-
-def _number(number: float | None) -> str:
-    return "–" if number is None else f"{number:.3f}"
-
-
-def _say_where(console: Console, out: Path) -> None:
-    for name in ("config.json", "metrics.json", "model.safetensors", "report.png"):
-        console.print(str(out / name), soft_wrap=True, markup=False)
+    draw_report(result, folder / "report.png", baseline)
+    console.print(summarise(result, baseline))
+    for line in remarks(result):
+        console.print(line, soft_wrap=True, markup=False)
+    for name in ("config.json", "metrics.json", "metrics.jsonl", "model.safetensors", "report.png"):
+        console.print(str(folder / name), soft_wrap=True, markup=False)

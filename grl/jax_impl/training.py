@@ -53,6 +53,7 @@ class Trainer:
         self.adapts = config.method == "dann"
         self.model = nnx.eval_shape(lambda: _build(architecture))
         self.optimizer = _build_optimizer(config)
+        self._moments = ("trace",) if config.optimizer == "sgd" else ("mu", "nu")
         with self._precision():
             states: Any = nnx.split(self.model, nnx.Param, ...)
             params, statistics = states[1:]
@@ -60,8 +61,9 @@ class Trainer:
             self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
             self.model.train()  # type: ignore[no-untyped-call]
             self._graph = nnx.graphdef(self.model)
-            step = partial(_step, self._graph, self.optimizer, self.adapts)
-            self._run = jax.jit(partial(lax.scan, step), donate_argnums=0)
+            self._finite = jnp.array(True)
+            # The state is not donated: `mark` holds it for the case that these steps have to be undone.
+            self._run = jax.jit(partial(_steps, partial(_step, self._graph, self.optimizer, self.adapts)))
             self.model.eval()  # type: ignore[no-untyped-call]
             self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)))
 
@@ -81,7 +83,7 @@ class Trainer:
         with self._precision():
             floats = [self._array(array) for array in (x, x_target, coeffs, rates)]
             labels = jax.device_put(y.astype(np.int32), self.device)
-            self._state, records = self._run(self._state, (labels, *floats))
+            self._state, records, self._finite = self._run(self._state, (labels, *floats))
             label_loss, domain_loss, accuracy = (np.asarray(record) for record in records)
         return label_loss, domain_loss, accuracy
 
@@ -115,8 +117,47 @@ class Trainer:
     def weights(self) -> Weights:
         """Return the weights as they are now, by their PyTorch names, each a contiguous copy."""
         params, statistics, _ = self._state
-        paths = [*jax.tree_util.tree_leaves_with_path(params), *jax.tree_util.tree_leaves_with_path(statistics)]
-        return {_torch_name(path): np.array(_transpose(np.asarray(leaf)), order="C") for path, leaf in paths}
+        return _named(params) | _named(statistics)
+
+    def state(self) -> Weights:
+        """Return copies of all that a step changes: `model/NAME`, the moments, as `exp_avg/NAME`, and Adam's `step`."""
+        state = {f"model/{name}": array for name, array in self.weights().items()}
+        for kind in self._moments:
+            moment = optax.tree_utils.tree_get(self._state[2], kind)
+            state |= {f"{_TORCH_MOMENTS[kind]}/{name}": array for name, array in _named(moment).items()}
+        if "mu" in self._moments:
+            state["step"] = np.array(optax.tree_utils.tree_get(self._state[2], "count"), np.int64)
+        return state
+
+    def load_state(self, state: Weights) -> None:
+        """Go on from what `state` has returned, here or in PyTorch, for the same network and optimiser."""
+        params, statistics, optimizer_state = self._state
+
+        def fill(tree: Any, part: str) -> Any:
+            named = {
+                name.removeprefix(f"{part}/"): array for name, array in state.items() if name.startswith(f"{part}/")
+            }
+            return self._fill(tree, named)
+
+        with self._precision():
+            moments = {kind: fill(params, _TORCH_MOMENTS[kind]) for kind in self._moments}
+            if "mu" in moments:
+                moments["count"] = jnp.asarray(state["step"], jnp.int32)
+            optimizer_state = optax.tree_utils.tree_set(optimizer_state, **moments)
+            state_now = fill(params, "model"), fill(statistics, "model"), optimizer_state
+            self._state = jax.device_put(state_now, self.device)
+
+    def mark(self) -> Any:
+        """Return what `rewind` takes: all that a step changes, on the device."""
+        return self._state, self._finite
+
+    def rewind(self, mark: Any) -> None:
+        """Undo the steps since a mark."""
+        self._state, self._finite = mark
+
+    def is_finite(self) -> bool:
+        """Return whether all weights and statistics are finite."""
+        return bool(self._finite)
 
     def _fill(self, state: Any, weights: Weights) -> Any:
         def leaf(path: Any, abstract: Any) -> jax.Array:
@@ -130,6 +171,13 @@ class Trainer:
 
     def _precision(self) -> Any:
         return jax.enable_x64(self.dtype == np.float64)
+
+
+def _steps(step: Any, state: Any, batches: Any) -> tuple[Any, Any, jax.Array]:
+    """Return the state after the steps, what they record, and whether the weights and statistics are finite."""
+    state, records = lax.scan(step, state, batches)
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state[:2])]).all()
+    return state, records, finite
 
 
 def _step(graph: Any, optimizer: Any, adapts: bool, state: Any, batch: Any) -> tuple[Any, Any]:
@@ -209,12 +257,18 @@ def _find_device(name: str) -> jax.Device:
     return present[device]
 
 
+_TORCH_MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 _TORCH_PARTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def _torch_name(path: Any) -> str:
     keys = [str(key.key) for key in path if hasattr(key, "key")]
     return ".".join([*keys[:-1], _TORCH_PARTS.get(keys[-1], keys[-1])])
+
+
+def _named(tree: Any) -> Weights:
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {_torch_name(path): np.array(_transpose(np.asarray(leaf)), order="C") for path, leaf in paths}
 
 
 def _transpose(array: Array, inverse: bool = False) -> Array:

@@ -80,10 +80,14 @@ class DomainGradientReport:
             table.add_row(record.name, ratio, *("–" if number is None else f"{number:.3g}" for number in numbers))
         Console(highlight=False).print(table, markup=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it; numbers that are not finite become None."""
+        return _valid(asdict(self))  # type: ignore[no-any-return]
+
     def to_json(self, path: str | PathLike[str]) -> None:
         """Write all of it to a JSON file; numbers that are not finite become null."""
         with open(fspath(path), "w", encoding="utf-8") as file:
-            json.dump(_valid(asdict(self)), file, indent=1)
+            json.dump(self.to_dict(), file, indent=1)
 
 
 def domain_gradient_report(

@@ -55,6 +55,10 @@ class Trainer:
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=config.momentum)
         else:
             self.optimizer = torch.optim.Adam(groups)
+        self._moments = _start_moments(self.optimizer, self.model)
+        self._counts = [state["step"] for state in self.optimizer.state.values() if "step" in state]
+        # All that a step changes, in place.
+        self._tensors = [*self.model.state_dict().values(), *self._moments.values(), *self._counts]
 
     def run(self, x: Array, y: Array, x_target: Array, coeffs: Array, rates: Array) -> tuple[Array, Array, Array]:
         """Train for k steps.
@@ -134,6 +138,35 @@ class Trainer:
             if not name.endswith("num_batches_tracked")
         }
 
+    def state(self) -> Weights:
+        """Return copies of all that a step changes: `model/NAME`, the moments, as `exp_avg/NAME`, and Adam's `step`."""
+        state = {f"model/{name}": array for name, array in self.weights().items()}
+        state |= {name: np.array(tensor.cpu().numpy(), order="C") for name, tensor in self._moments.items()}
+        if self._counts:  # of parameters that get no gradient it stays 0
+            state["step"] = np.array(max(int(count) for count in self._counts))
+        return state
+
+    def load_state(self, state: Weights) -> None:
+        """Go on from what `state` has returned, here or in JAX, for the same network and optimiser."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | self._moments
+        for name in tensors.keys() & state.keys():  # batch norm counts its batches, for nobody
+            tensors[name].copy_(torch.from_numpy(state[name]))
+        for count in self._counts:
+            count.fill_(int(state["step"]))
+
+    def mark(self) -> Any:
+        """Return what `rewind` takes: all that a step changes, on the device."""
+        return [tensor.clone() for tensor in self._tensors]
+
+    def rewind(self, mark: Any) -> None:
+        """Undo the steps since a mark."""
+        torch._foreach_copy_(self._tensors, mark)
+
+    def is_finite(self) -> bool:
+        """Return whether all weights and statistics are finite."""
+        floats = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        return bool(torch.stack(torch._foreach_norm(floats, torch.inf)).isfinite().all())
+
     def _tensor(self, x: Array) -> Tensor:
         return torch.from_numpy(x).to(self.device, self.dtype)
 
@@ -152,6 +185,18 @@ def _build(architecture: Architecture) -> DANN:
         label_hidden=architecture.label_hidden,
         domain_hidden=architecture.domain_hidden,
     )
+
+
+def _start_moments(optimizer: torch.optim.Optimizer, model: DANN) -> dict[str, Tensor]:
+    """Make the optimiser's state, which PyTorch puts off until the first step; return the moments by kind and name."""
+    adam = isinstance(optimizer, torch.optim.Adam)
+    kinds, count = (("exp_avg", "exp_avg_sq"), {"step": 0.0}) if adam else (("momentum_buffer",), {})
+    moments: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        state = {kind: torch.zeros_like(parameter) for kind in kinds}
+        moments |= {f"{kind}/{name}": tensor for kind, tensor in state.items()}
+        optimizer.state[parameter] = state | {key: torch.tensor(value) for key, value in count.items()}
+    return moments
 
 
 def _find_device(name: str) -> torch.device:
