@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+from grl.datasets import ON_BAD_DATA
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
 
 __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
@@ -19,6 +20,7 @@ _CHOICES = {
     "method": METHODS,
     "optimizer": ("adam", "sgd"),
     "dtype": ("float32", "float64"),
+    "on_bad_data": ON_BAD_DATA,
 }
 
 
@@ -32,7 +34,9 @@ class Config:
 
     Args:
         task: a name of `grl.datasets.TASKS`.
-        data: the path of an .npz file, which then takes the place of the task.
+        data: the path of an .npz file or a folder (see `grl.datasets.load_path`), which then takes the task's place.
+        data_memory: MiB of `data` that stay in memory; the rest is read from files.
+        on_bad_data: "stop" at a shard or an image of `data` that cannot be used, or "skip" it.
         backend: "torch" or "jax".
         method: "source-only", "dann" or "target" (see `grl.experiment.train`).
         steps: the number of updates.
@@ -64,6 +68,8 @@ class Config:
 
     task: str = "mnist-mnistm"
     data: str | None = None
+    data_memory: int = 1024
+    on_bad_data: str = "stop"
     backend: str = "torch"
     method: str = "dann"
     steps: int = 2500
@@ -105,7 +111,7 @@ class Config:
                 raise ConfigError(
                     f"{name}: got {getattr(self, name)!r}; accepted is {' or '.join(map(repr, choices))}."
                 )
-        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0)):
+        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0), ("data_memory", 0)):
             _check_integer(name, getattr(self, name), smallest)
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if name == "learning_rate" or getattr(self, name) is not None:

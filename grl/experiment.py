@@ -16,7 +16,7 @@ import grl
 from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
-from grl.datasets import Task, load_npz, load_task
+from grl.datasets import Samples, Task, load_path, load_task
 from grl.parity import DomainGradientReport
 from grl.result import Result, Snapshot, Update, prepare_directory, save
 from grl.scores import accuracy, domain_accuracy, proxy_a_distance
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+_BLOCK = 500  # samples that are scored at once: what bounds the memory of scoring
 _CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
 
 
@@ -78,6 +79,7 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         "seed": config.seed,
         "steps": config.steps,
         "seconds": round(seconds, 3),
+        "skipped_data": {"count": len(task.skipped), "first": list(task.skipped[:20])},
         **_scores(trainer, task, config),
         "history": history,
     }
@@ -102,9 +104,16 @@ def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradi
     return trainer.report_gradients(*next(batches(task, config)), config.coeff(config.steps))  # type: ignore[no-any-return]
 
 
-def load_data(config: Config) -> Task:
-    """Return the data that the settings name; raises as `load_task` and `load_npz` do."""
-    return load_task(config.task) if config.data is None else load_npz(config.data)
+def load_data(config: Config, follow: Callable[[int], None] | None = None) -> Task:
+    """Return the data that the settings name; raises as `load_task` and `load_path` do.
+
+    Args:
+        config: the settings.
+        follow: called now and then with the number of bytes of the user's own data that have been read through.
+    """
+    if config.data is None:
+        return load_task(config.task)
+    return load_path(config.data, memory=config.data_memory, on_bad_data=config.on_bad_data, follow=follow)
 
 
 def build_trainer(task: Task, config: Config) -> Any:
@@ -199,39 +208,64 @@ def _loop(
 
 
 def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
-    source_features, source_classes, source_domains = trainer.predict(task.x_source)
-    target_features, _, target_domains = trainer.predict(task.x_target)
+    source_classes, source_domains = _predict(trainer, task.x_source)
+    _, target_domains = _predict(trainer, task.x_target)
     target_accuracy = None
     if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
+        target_accuracy = accuracy(_predict(trainer, task.x_test)[0], task.y_test)
     return {
         "source_accuracy": accuracy(source_classes, task.y_source),
         "target_accuracy": target_accuracy,
         "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
-        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
+        "proxy_a_distance": proxy_a_distance(
+            _Features(trainer, task.x_source), _Features(trainer, task.x_target), config.seed
+        ),
     }
 
 
+def _predict(trainer: Any, x: Array | Samples) -> tuple[Array, Array]:
+    """Predict classes (N,) and domain logits (N,), with a block of inputs, features and logits at a time."""
+    parts = []
+    for start in range(0, len(x), _BLOCK):
+        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
+        parts.append((class_logits.argmax(1), domain_logits))
+    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return classes, domains
+
+
+class _Features:
+    """The features of samples, computed for those that are asked for."""
+
+    def __init__(self, trainer: Any, x: Array | Samples) -> None:
+        self._trainer = trainer
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, rows: Array) -> Array:
+        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])
+
+
 def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
-    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
     boundary = None
     if task.sample_shape == (2,) and task.num_classes == 2:
-        points = np.concatenate([task.x_source, x_target])
+        many = task.excerpt(_BLOCK * 4)
+        points = np.concatenate([many.x_source, many.x_target if many.x_test is None else many.x_test])
         margin = 0.1 * np.ptp(points, axis=0)
         across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
         grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
         logits = trainer.predict(grid)[1].astype(np.float64)
         odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
         boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
-    # Evenly spaced: the first ones of a set sorted by class would be of one class.
-    of_source, of_target = (
-        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
-    )
+    few = task.excerpt(largest)
+    x_target, y_target = (few.x_target, few.y_target) if few.x_test is None else (few.x_test, few.y_test)
     return Snapshot(
-        source_features=trainer.predict(task.x_source[of_source])[0],
-        target_features=trainer.predict(x_target[of_target])[0],
-        source_labels=task.y_source[of_source],
-        target_labels=None if y_target is None else y_target[of_target],
+        source_features=trainer.predict(few.x_source)[0],
+        target_features=trainer.predict(x_target)[0],
+        source_labels=few.y_source,
+        target_labels=y_target,
         boundary=boundary,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,17 @@ __all__ = ["accuracy", "domain_accuracy", "proxy_a_distance"]
 Array = NDArray[Any]
 
 
-def accuracy(logits: Array, labels: Array) -> float:
-    """Return the share of samples whose largest logit is their label's; logits (N, K), labels (N,)."""
-    return float((logits.argmax(1) == labels).mean())
+class Features(Protocol):
+    """Features of N samples: an array (N, D), or what computes them for those that are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Array, /) -> Array: ...
+
+
+def accuracy(classes: Array, labels: Array) -> float:
+    """Return the share of samples whose predicted class (N,) is their label (N,)."""
+    return float((classes == labels).mean())
 
 
 def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
@@ -28,15 +36,15 @@ def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
     return float(((source_logits <= 0).mean() + (target_logits > 0).mean()) / 2)
 
 
-def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int = 1000) -> float | None:
+def proxy_a_distance(source: Features, target: Features, seed: int = 0, largest: int = 1000) -> float | None:
     """Return 2·(1 − 2ε), with ε the error of a linear domain classifier on features that it was not trained on.
 
     0 (a little below, by chance, too): the domains cannot be told apart; 2: they always can. The classifier is a
     logistic regression on standardised features, trained on one half of each domain and tested on the other.
 
     Args:
-        source: features (N, D).
-        target: features (M, D).
+        source: features (N, D), or what computes those of an array of indices.
+        target: features (M, D), or the like.
         seed: draws the halves.
         largest: samples of each domain to use; both use the same number.
 
@@ -51,10 +59,12 @@ def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int =
     from sklearn.preprocessing import StandardScaler
 
     size = min(len(source), len(target), largest)
-    if size < 2 or not (np.isfinite(source).all() and np.isfinite(target).all()):
+    if size < 2:
         return None
     generator = np.random.default_rng([seed, 3])
     x = np.concatenate([features[generator.permutation(len(features))[:size]] for features in (source, target)])
+    if not np.isfinite(x).all():
+        return None
     domains = np.repeat([0, 1], size)
     trained = np.tile(np.arange(size) < (size + 1) // 2, 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
 from grl.config import BACKENDS, METHODS, Config, ConfigError
-from grl.datasets import TASKS
+from grl.datasets import ON_BAD_DATA, TASKS, Task
 from grl.experiment import Result, load_data, report_gradients, save
 from grl.experiment import train as run
 from grl.parity.verdict import explain_chance
@@ -51,10 +54,25 @@ def train(
         _option(
             "--data",
             "Your own arrays instead: an .npz with x_source, y_source, x_target and, to score, x_test and y_test"
-            " (for --method target also y_target). Images (N, C, H, W) or vectors (N, D), used as they are.",
+            " (for --method target also y_target). Images (N, C, H, W) or vectors (N, D), used as they are. Or a"
+            " folder: of x_source.npy and so on; of shards source-*.npz, test-*.npz (x, y) and target-*.npz (x); or of"
+            " images source/CLASS/*.png, target/*.png, test/CLASS/*.png, which are scaled to 0 … 1.",
             _WHAT,
-            "FILE",
+            "PATH",
             "none",
+        ),
+    ] = None,
+    data_memory: Annotated[
+        int | None,
+        _option("--data-memory", "MiB of --data that stay in memory; the rest is read from disk.", _WHERE, "N"),
+    ] = None,
+    on_bad_data: Annotated[
+        str | None,
+        _option(
+            "--on-bad-data",
+            "At a shard or an image that cannot be used: stop, or skip it; metrics.json counts what was skipped.",
+            _WHAT,
+            "|".join(ON_BAD_DATA),
         ),
     ] = None,
     method: Annotated[
@@ -154,11 +172,13 @@ def train(
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
     config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
-    arrays = load_data(config)
-    if out is None:
-        out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
     console = make_console()
+    arrays = _load(config, console)
+    if out is None:
+        out = f"runs/{Path(os.path.abspath(arrays.name)).stem}-{config.method}-{config.backend}-{config.seed}"
     with output_directory(out) as folder:
+        for line in _describe(arrays):
+            console.print(line, soft_wrap=True, markup=False)
         if config.method == "dann":
             report = report_gradients(config, task=arrays)
             last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
@@ -178,6 +198,26 @@ def train(
     if explanation is not None:
         console.print(explanation, soft_wrap=True, markup=False)
     _say_where(console, folder)
+
+
+def _load(config: Config, console: Console) -> Task:
+    """Load the data; one's own are read through, which takes the longer the more there are."""
+    with console.status(f"Reading {escape(config.data or config.task)} …") as status:
+
+        def follow(nbytes: int) -> None:
+            status.update(f"Reading {escape(str(config.data))}: {nbytes / 2**20:,.0f} MiB")
+
+        return load_data(config, follow)
+
+
+def _describe(task: Task) -> Iterator[str]:
+    """What was found in a folder, and what was left out of it."""
+    if task.layout and Path(task.name).is_dir():
+        sizes = {"source": task.x_source, "target": task.x_target, "test": task.x_test}
+        found = ", ".join(f"{len(x):,} {split}" for split, x in sizes.items() if x is not None)
+        yield f"{task.name}: {task.layout}: {found} samples of shape {task.sample_shape}, {task.num_classes} classes"
+    if task.skipped:
+        yield f"Left out: {len(task.skipped)}, the first: {task.skipped[0]}"
 
 
 def _write(result: Result, baseline: Result | None, out: Path) -> None:
