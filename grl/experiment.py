@@ -17,6 +17,7 @@ from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
 from grl.datasets import Samples, Task, load_path, load_task
+from grl.datasets.ahead import ahead
 from grl.parity import DomainGradientReport
 from grl.result import Result, Snapshot, Update, prepare_directory, save
 from grl.scores import accuracy, domain_accuracy, proxy_a_distance
@@ -187,7 +188,9 @@ def _loop(
     trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None
 ) -> Iterator[dict[str, Any]]:
     """Train; yield the history."""
-    stream = batches(task, config)
+    stream: Iterator[Any] = islice(batches(task, config), config.steps)
+    if isinstance(task.x_source, Samples):
+        stream = ahead(stream, _CHUNK)  # from files; plain arrays are faster than a thread
     for start in range(0, config.steps, _CHUNK):
         steps = range(start, min(start + _CHUNK, config.steps))
         x, y, x_target = (np.stack(arrays) for arrays in zip(*islice(stream, len(steps)), strict=True))

@@ -6,16 +6,23 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grl.datasets.errors import DataError, reading
 
-__all__ = ["Floats", "Part", "Samples"]
+__all__ = ["Floats", "HasFileno", "Part", "Samples"]
 
 Floats = NDArray[np.float32]
+
+
+class HasFileno(Protocol):
+    """An open file."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
 
 
 class Part(NamedTuple):
@@ -30,7 +37,7 @@ class Part(NamedTuple):
 
     rows: int
     dtype: np.dtype[Any]
-    where: NDArray[Any] | str | IO[bytes]
+    where: NDArray[Any] | str | HasFileno
     offset: int = 0
 
 
@@ -103,9 +110,14 @@ class Samples:
         size = part.dtype.itemsize * prod(self.shape[1:])
         data = np.empty(len(rows) * size, np.uint8)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        runs = list(zip(starts, [*starts[1:], len(rows)], strict=True))
+        offsets = [part.offset + int(rows[start]) * size for start in starts]
         with _opened(part.where) as (name, descriptor):
-            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-                _fill(name, descriptor, data[start * size : end * size], part.offset + int(rows[start]) * size)
+            if hasattr(os, "posix_fadvise"):  # a disk is faster when it knows of all of them at once
+                for (start, end), offset in zip(runs, offsets, strict=True):
+                    os.posix_fadvise(descriptor, offset, (end - start) * size, os.POSIX_FADV_WILLNEED)
+            for (start, end), offset in zip(runs, offsets, strict=True):
+                _fill(name, descriptor, data[start * size : end * size], offset)
         return data.view(part.dtype).reshape(len(rows), *self.shape[1:])
 
 

@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grl.datasets.errors import NoRoomError
-from grl.datasets.samples import Part
+from grl.datasets.samples import HasFileno, Part
 
 __all__ = ["PIECE", "Store", "Writer"]
 
@@ -48,7 +48,7 @@ class Store:
         self.memory = memory
         self._follow = follow
         self._seen = 0
-        self._file: IO[bytes] | None = None
+        self._file: _Nameless | None = None
         self._end = 0
 
     @contextmanager
@@ -85,7 +85,7 @@ class Store:
         if self._follow is not None:
             self._follow(self._seen)
 
-    def _reserve(self, nbytes: int) -> IO[bytes]:
+    def _reserve(self, nbytes: int) -> HasFileno:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if nbytes > free:
@@ -94,8 +94,21 @@ class Store:
                 "TMPDIR names another folder, and files that are not compressed need none."
             )
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as what reads it
+            self._file = _Nameless()
         return self._file
+
+
+class _Nameless:
+    """A temporary file that lives as long as what reads it, and no longer than the process."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 class Writer:
@@ -111,7 +124,7 @@ class Writer:
     def __init__(
         self,
         see: Callable[[int], None],
-        where: IO[bytes] | str = "",
+        where: HasFileno | str = "",
         offset: int = 0,
         *,
         memory: NDArray[np.uint8] | None = None,
