@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+from grl.datasets import ON_BAD_DATA
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
 
 __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
@@ -20,6 +21,7 @@ _CHOICES = {
     "optimizer": ("adam", "sgd"),
     "dtype": ("float32", "float64"),
     "on_nan": ("stop", "skip"),
+    "on_bad_data": ON_BAD_DATA,
 }
 
 
@@ -36,7 +38,9 @@ class Config:
 
     Args:
         task: a name of `grl.datasets.TASKS`.
-        data: the path of an .npz file, which then takes the place of the task.
+        data: the path of an .npz file or a folder (see `grl.datasets.load_path`), which then takes the task's place.
+        data_memory: MiB of `data` that stay in memory; the rest is read from files.
+        on_bad_data: "stop" at a shard or an image of `data` that cannot be used, or "skip" it.
         backend: "torch" or "jax".
         method: "source-only", "dann" or "target" (see `grl.experiment.train`).
         steps: the number of updates.
@@ -71,6 +75,8 @@ class Config:
 
     task: str = "mnist-mnistm"
     data: str | None = None
+    data_memory: int = 1024
+    on_bad_data: str = "stop"
     backend: str = "torch"
     method: str = "dann"
     steps: int = 2500
@@ -134,9 +140,10 @@ class Config:
         for name in ("task", "data", "schedule", "device", "start"):
             if self._is_given(name) and not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}; accepted is a text.")
-        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("checkpoint_every", 1), ("seed", 0)):
+        smallest = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "data_memory": 0}
+        for name, least in smallest.items():
             if self._is_given(name):
-                _check_integer(name, getattr(self, name), smallest)
+                _check_integer(name, getattr(self, name), least)
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if self._is_given(name):
                 _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)

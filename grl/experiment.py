@@ -6,6 +6,7 @@ import importlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import grl
 from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
-from grl.datasets import Task, load_npz, load_task
+from grl.datasets import Samples, Task, load_path, load_task
+from grl.datasets.ahead import ahead
 from grl.faults import FILES, FaultError, StoppedError, save_fault
 from grl.log import Log
-from grl.loop import run_steps
+from grl.loop import CHUNK, run_steps
 from grl.parity import DomainGradientReport
 from grl.result import Result, Snapshot, Update, look, prepare_directory, save
 from grl.resume import Checkpoint, Done, check_state, load_checkpoint, remove_checkpoint, save_checkpoint
@@ -104,6 +106,7 @@ def train(
         "seed": config.seed,
         "steps": config.steps,
         "seconds": round(done.seconds, 3),
+        "skipped_data": {"count": len(task.skipped), "first": list(task.skipped[:20])},
         **({"skipped_steps": done.skipped} if config.on_nan == "skip" else {}),
         **score(trainer, task, config),
         "history": history,
@@ -129,9 +132,16 @@ def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradi
     return trainer.report_gradients(*next(batches(task, config)), config.coeff(config.steps))  # type: ignore[no-any-return]
 
 
-def load_data(config: Config) -> Task:
-    """Return the data that the settings name; raises as `load_task` and `load_npz` do."""
-    return load_task(config.task) if config.data is None else load_npz(config.data)
+def load_data(config: Config, follow: Callable[[int], None] | None = None) -> Task:
+    """Return the data that the settings name; raises as `load_task` and `load_path` do.
+
+    Args:
+        config: the settings.
+        follow: called now and then with the number of bytes of the user's own data that have been read through.
+    """
+    if config.data is None:
+        return load_task(config.task)
+    return load_path(config.data, memory=config.data_memory, on_bad_data=config.on_bad_data, follow=follow)
 
 
 def build_trainer(task: Task, config: Config) -> Any:
@@ -227,7 +237,7 @@ def _run(
     saved = done.step or None
     with Log(out, history, config.tensorboard) as log:
         try:
-            for chunk in run_steps(trainer, batches(task, config, done.step), config, done):
+            for chunk in run_steps(trainer, _stream(task, config, done.step), config, done):
                 done = chunk.done
                 log.append([r for r in chunk.records if r["step"] % config.log_every == 0 or r["step"] == config.steps])
                 asked = stop is not None and stop()
@@ -250,6 +260,12 @@ def _run(
                 raise FaultError(error.fault, out) from None
             raise
     return done, log.records
+
+
+def _stream(task: Task, config: Config, start: int) -> Iterator[tuple[Array, Array, Array]]:
+    """The batches of the steps from `start` on, read ahead where they come from files: a thread costs arrays more."""
+    stream = islice(batches(task, config, start), config.steps - start)
+    return ahead(stream, CHUNK) if isinstance(task.x_source, Samples) else stream
 
 
 def _is_due(step: int, config: Config) -> bool:

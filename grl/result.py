@@ -92,25 +92,23 @@ def look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
         task: the data.
         largest: the number of samples of each domain.
     """
-    x_target, y_target = (task.x_target, task.y_target) if task.x_test is None else (task.x_test, task.y_test)
     boundary = None
     if task.sample_shape == (2,) and task.num_classes == 2:
-        points = np.concatenate([task.x_source, x_target])
+        many = task.excerpt(4 * largest)
+        points = np.concatenate([many.x_source, many.x_target if many.x_test is None else many.x_test])
         margin = 0.1 * np.ptp(points, axis=0)
         across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T
         grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
         logits = trainer.predict(grid)[1].astype(np.float64)
         odds = np.clip(logits[:, 0] - logits[:, 1], -500, 500)
         boundary = (across, up, (1 / (1 + np.exp(odds))).reshape(len(up), len(across)))
-    # Evenly spaced: the first ones of a set sorted by class would be of one class.
-    of_source, of_target = (
-        np.linspace(0, len(x) - 1, min(len(x), largest), dtype=int) for x in (task.x_source, x_target)
-    )
+    few = task.excerpt(largest)
+    x_target, y_target = (few.x_target, few.y_target) if few.x_test is None else (few.x_test, few.y_test)
     return Snapshot(
-        source_features=trainer.predict(task.x_source[of_source])[0],
-        target_features=trainer.predict(x_target[of_target])[0],
-        source_labels=task.y_source[of_source],
-        target_labels=None if y_target is None else y_target[of_target],
+        source_features=trainer.predict(few.x_source)[0],
+        target_features=trainer.predict(x_target)[0],
+        source_labels=few.y_source,
+        target_labels=y_target,
         boundary=boundary,
     )
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grl.config import Config
-from grl.datasets import Task
+from grl.datasets import Samples, Task
 
 __all__ = ["accuracy", "domain_accuracy", "proxy_a_distance", "score"]
 
 Array = NDArray[Any]
+_BLOCK = 500  # samples that are predicted at once: what bounds the memory of scoring
 
 
 def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
@@ -24,22 +25,31 @@ def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
         task: the data.
         config: the settings; method and seed are read.
     """
-    source_features, source_classes, source_domains = trainer.predict(task.x_source)
-    target_features, _, target_domains = trainer.predict(task.x_target)
+    source_classes, source_domains = _predict(trainer, task.x_source)
+    _, target_domains = _predict(trainer, task.x_target)
     target_accuracy = None
     if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(trainer.predict(task.x_test)[1], task.y_test)
+        target_accuracy = accuracy(_predict(trainer, task.x_test)[0], task.y_test)
+    source, target = (_Features(trainer, x) for x in (task.x_source, task.x_target))
     return {
         "source_accuracy": accuracy(source_classes, task.y_source),
         "target_accuracy": target_accuracy,
         "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
-        "proxy_a_distance": proxy_a_distance(source_features, target_features, config.seed),
+        "proxy_a_distance": proxy_a_distance(source, target, config.seed),
     }
 
 
-def accuracy(logits: Array, labels: Array) -> float:
-    """Return the share of samples whose largest logit is their label's; logits (N, K), labels (N,)."""
-    return float((logits.argmax(1) == labels).mean())
+class Features(Protocol):
+    """Features of N samples: an array (N, D), or what computes them for those that are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Array, /) -> Array: ...
+
+
+def accuracy(classes: Array, labels: Array) -> float:
+    """Return the share of samples whose predicted class (N,) is their label (N,)."""
+    return float((classes == labels).mean())
 
 
 def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
@@ -52,15 +62,15 @@ def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
     return float(((source_logits <= 0).mean() + (target_logits > 0).mean()) / 2)
 
 
-def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int = 1000) -> float | None:
+def proxy_a_distance(source: Features, target: Features, seed: int = 0, largest: int = 1000) -> float | None:
     """Return 2·(1 − 2ε), with ε the error of a linear domain classifier on features that it was not trained on.
 
     0 (a little below, by chance, too): the domains cannot be told apart; 2: they always can. The classifier is a
     logistic regression on standardised features, trained on one half of each domain and tested on the other.
 
     Args:
-        source: features (N, D).
-        target: features (M, D).
+        source: features (N, D), or what computes those of an array of indices.
+        target: features (M, D), or the like.
         seed: draws the halves.
         largest: samples of each domain to use; both use the same number.
 
@@ -75,10 +85,12 @@ def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int =
     from sklearn.preprocessing import StandardScaler
 
     size = min(len(source), len(target), largest)
-    if size < 2 or not (np.isfinite(source).all() and np.isfinite(target).all()):
+    if size < 2:
         return None
     generator = np.random.default_rng([seed, 3])
     x = np.concatenate([features[generator.permutation(len(features))[:size]] for features in (source, target)])
+    if not np.isfinite(x).all():
+        return None
     domains = np.repeat([0, 1], size)
     trained = np.tile(np.arange(size) < (size + 1) // 2, 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
@@ -87,3 +99,28 @@ def proxy_a_distance(source: Array, target: Array, seed: int = 0, largest: int =
         classifier.fit(x[trained].astype(np.float64), domains[trained])
     error = 1 - classifier.score(x[~trained].astype(np.float64), domains[~trained])
     return float(2 * (1 - 2 * error))
+
+
+def _predict(trainer: Any, x: Array | Samples) -> tuple[Array, Array]:
+    """Predict classes (N,) and domain logits (N,), with a block of inputs, features and logits at a time."""
+    parts = []
+    for start in range(0, len(x), _BLOCK):
+        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
+        parts.append((class_logits.argmax(1), domain_logits))
+    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return classes, domains
+
+
+class _Features:
+    """The features of samples, computed for those that are asked for."""
+
+    def __init__(self, trainer: Any, x: Array | Samples) -> None:
+        self._trainer = trainer
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, rows: Array) -> Array:
+        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])

@@ -86,7 +86,7 @@ def test_metrics_have_exactly_the_promised_keys(backend: str, runs: dict[str, tu
     metrics = json.loads((runs[backend][0] / "metrics.json").read_text())
     assert set(metrics) == {
         *("backend", "versions", "device", "task", "method", "seed", "steps", "seconds", "source_accuracy"),
-        *("target_accuracy", "domain_accuracy", "proxy_a_distance", "history"),
+        *("target_accuracy", "domain_accuracy", "proxy_a_distance", "history", "skipped_data"),
     }
     assert [metrics[name] for name in ("backend", "task", "method", "seed", "steps")] == [
         backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
 from grl.cli.signals import termination
 from grl.cli.summary import remarks, summarise
 from grl.config import BACKENDS, METHODS, Config, ConfigError
-from grl.datasets import TASKS, Task
+from grl.datasets import ON_BAD_DATA, TASKS, Task
 from grl.experiment import FaultError, StoppedError, load_checkpoint, load_data, report_gradients, save, versions
 from grl.experiment import train as run
 from grl.resume import Checkpoint, unfinished
@@ -54,10 +56,25 @@ def train(
         _option(
             "--data",
             "Your own arrays instead: an .npz with x_source, y_source, x_target and, to score, x_test and y_test"
-            " (for --method target also y_target). Images (N, C, H, W) or vectors (N, D), used as they are.",
+            " (for --method target also y_target). Images (N, C, H, W) or vectors (N, D), used as they are. Or a"
+            " folder: of x_source.npy and so on; of shards source-*.npz, test-*.npz (x, y) and target-*.npz (x); or of"
+            " images source/CLASS/*.png, target/*.png, test/CLASS/*.png, which are scaled to 0 … 1.",
             _WHAT,
-            "FILE",
+            "PATH",
             "none",
+        ),
+    ] = None,
+    data_memory: Annotated[
+        int | None,
+        _option("--data-memory", "MiB of --data that stay in memory; the rest is read from disk.", _WHERE, "N"),
+    ] = None,
+    on_bad_data: Annotated[
+        str | None,
+        _option(
+            "--on-bad-data",
+            "At a shard or an image that cannot be used: stop, or skip it; metrics.json counts what was skipped.",
+            _WHAT,
+            "|".join(ON_BAD_DATA),
         ),
     ] = None,
     method: Annotated[
@@ -214,17 +231,18 @@ def _start(settings: dict[str, Any], out: str | None, terminated: Callable[[], b
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
     config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
-    arrays = load_data(config)
+    console = make_console()
+    arrays = _load(config, console)
     if out is None:
-        out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
+        out = f"runs/{Path(os.path.abspath(arrays.name)).stem}-{config.method}-{config.backend}-{config.seed}"
     left = unfinished(out)
     if left is not None:
         raise ConfigError(
             f"--out: {out} holds the checkpoint of a run that is not finished, at step {left.step}; accepted is"
             f" --resume {out}, or another directory."
         )
-    console = make_console()
     with output_directory(out) as folder:
+        _describe_data(console, arrays)
         if config.method == "dann":
             report = report_gradients(config, task=arrays)
             last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
@@ -239,11 +257,33 @@ def _go_on(resume: str, settings: dict[str, Any], out: str | None, terminated: C
         raise ConfigError(f"--resume: got --{option} beside it; accepted is --backend, --device, --on-nan and --out.")
     checkpoint = load_checkpoint(resume)
     config = replace(checkpoint.config, **given)
-    arrays = load_data(config)
     console = make_console()
+    arrays = _load(config, console)
     console.print(_describe(checkpoint, config, resume), soft_wrap=True, markup=False)
     with output_directory(resume if out is None else out) as folder:
+        _describe_data(console, arrays)
         _run(console, config, arrays, folder, checkpoint, terminated)
+
+
+def _load(config: Config, console: Console) -> Task:
+    """Load the data; one's own are read through, which takes the longer the more there are."""
+    with console.status(f"Reading {escape(config.data or config.task)} …") as status:
+
+        def follow(nbytes: int) -> None:
+            status.update(f"Reading {escape(str(config.data))}: {nbytes / 2**20:,.0f} MiB")
+
+        return load_data(config, follow)
+
+
+def _describe_data(console: Console, task: Task) -> None:
+    """Say what was found in a folder, and what was left out of it."""
+    if task.layout and Path(task.name).is_dir():
+        sizes = {"source": task.x_source, "target": task.x_target, "test": task.x_test}
+        found = ", ".join(f"{len(x):,} {split}" for split, x in sizes.items() if x is not None)
+        shape = f"{task.sample_shape}, {task.num_classes} classes"
+        console.print(f"{task.name}: {task.layout}: {found} samples of shape {shape}", soft_wrap=True, markup=False)
+    if task.skipped:
+        console.print(f"Left out: {len(task.skipped)}, the first: {task.skipped[0]}", soft_wrap=True, markup=False)
 
 
 def _describe(checkpoint: Checkpoint, config: Config, folder: str) -> str:

@@ -1,11 +1,14 @@
-"""The arrays of a domain-adaptation task: four real ones that ship inside packages, or the user's own file.
+"""The arrays of a domain-adaptation task: four real ones that ship inside packages, or the user's own.
 
 Nothing is downloaded and nothing is random between calls: every task is drawn with one fixed seed of its own, so a
 run's seed changes the training and never the data.
 """
 
 from grl.datasets.builtin import TASKS, load_task
+from grl.datasets.errors import ON_BAD_DATA, DataError
 from grl.datasets.npz import load_npz
-from grl.datasets.task import DataError, Task
+from grl.datasets.path import load_path
+from grl.datasets.samples import Samples
+from grl.datasets.task import Task
 
-__all__ = ["TASKS", "DataError", "Task", "load_npz", "load_task"]
+__all__ = ["ON_BAD_DATA", "TASKS", "DataError", "Samples", "Task", "load_npz", "load_path", "load_task"]

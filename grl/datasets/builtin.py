@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grl.datasets.task import DataError, Floats, Labels, Task
+from grl.datasets.errors import DataError
+from grl.datasets.samples import Floats
+from grl.datasets.task import Labels, Task
 
 __all__ = ["TASKS", "load_task"]
 

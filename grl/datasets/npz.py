@@ -1,25 +1,26 @@
-"""The user's own arrays: one `.npz` file, checked before anything is trained on it."""
+"""One `.npz` file of NumPy arrays, looked through before anything is trained on it."""
 
 from __future__ import annotations
 
 import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from grl.datasets.arrays import load_arrays
+from grl.datasets.errors import DataError, reading
+from grl.datasets.store import Store
+from grl.datasets.stored import Stored
+from grl.datasets.task import Task
 
-from grl.datasets.task import DataError, Floats, Labels, Task
+__all__ = ["Archive", "load_npz"]
 
-__all__ = ["load_npz"]
-
-_INPUTS = ("x_source", "x_target", "x_test")
-_LABELS = ("y_source", "y_target", "y_test")
-_LARGEST_LABEL = 9999  # one above it is no class but a mistake, and would ask for a classifier of that many outputs
+_EXPECTED = ".npz archive of NumPy arrays"
+_LOCAL_HEADER = 30  # bytes of a zip's header of a member, before its name and extra field, whose lengths end it
+_ENCRYPTED = 1
 
 
-def load_npz(path: str | PathLike[str]) -> Task:
+def load_npz(path: str | PathLike[str], store: Store | None = None) -> Task:
     """Return the task in a NumPy archive.
 
     Keys: `x_source`, `y_source`, `x_target`; for scoring `x_test` and `y_test` (both or neither); for
@@ -28,6 +29,7 @@ def load_npz(path: str | PathLike[str]) -> Task:
 
     Args:
         path: the `.npz` file.
+        store: where the inputs are kept; by default in memory, all of them.
 
     Returns:
         The task, named by its path, with max(label) + 1 classes.
@@ -35,86 +37,68 @@ def load_npz(path: str | PathLike[str]) -> Task:
     Raises:
         DataError: the file is missing, unreadable, no NumPy archive, or an array in it is not as described.
     """
-    name = fspath(path)
-    arrays = _read(name)
-    for key in ("x_source", "y_source", "x_target"):
-        if key not in arrays:
-            raise DataError(f"{name}: the key {key!r} is missing; expected are x_source, y_source and x_target.")
-    for present, absent in (("x_test", "y_test"), ("y_test", "x_test")):
-        if present in arrays and absent not in arrays:
-            raise DataError(f"{name}: {present!r} comes without {absent!r}; a score needs both.")
-    inputs = {key: _inputs(name, key, arrays[key]) for key in _INPUTS if key in arrays}
-    expected = inputs["x_source"].shape[1:]
-    for key, x in inputs.items():
-        if x.shape[1:] != expected:
-            raise DataError(f"{name}: {key!r} has samples of shape {x.shape[1:]}; expected is x_source's, {expected}.")
-    sizes = {key: len(inputs["x" + key[1:]]) for key in _LABELS if key in arrays}
-    labels = {key: _labels(name, key, arrays[key], size) for key, size in sizes.items()}
-    num_classes = int(labels["y_source"].max()) + 1
-    if num_classes < 2:
-        raise DataError(f"{name}: 'y_source' holds the label 0 alone; expected are at least two classes.")
-    for key, y in labels.items():
-        if y.max() >= num_classes:
-            raise DataError(
-                f"{name}: {key!r} holds the label {y.max()}; expected are y_source's, 0 to {num_classes - 1}."
-            )
-    return Task(
-        name=name,
-        x_source=inputs["x_source"],
-        y_source=labels["y_source"],
-        x_target=inputs["x_target"],
-        x_test=inputs.get("x_test"),
-        y_test=labels.get("y_test"),
-        y_target=labels.get("y_target"),
-        num_classes=num_classes,
-    )
+    with Archive(fspath(path)) as archive:
+        return load_arrays(archive, store or Store(2**63))
 
 
-def _read(name: str) -> dict[str, NDArray[Any]]:
-    try:
-        with open(name, "rb") as file:  # NumPy leaves a file of its own open where it fails
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{name}: a single array; expected is an .npz archive of named arrays.")
-            with archive:
-                arrays = {key: archive[key] for key in (*_INPUTS, *_LABELS) if key in archive}
-                if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-                    raise KeyError  # NumPy hands out what is no array as bytes
-                return arrays
-    except OSError as error:
-        if error.strerror is not None:
-            raise DataError(f"{name}: cannot be read: {error.strerror}.") from error
-        raise DataError(f"{name}: truncated or no .npz archive of NumPy arrays.") from error
-    except (EOFError, zipfile.BadZipFile, zlib.error, KeyError, SyntaxError) as error:
-        raise DataError(f"{name}: truncated or no .npz archive of NumPy arrays.") from error
-    except ValueError as error:  # NumPy's refusal of pickles, in files and in archives
-        if isinstance(error, DataError):
-            raise
-        if "allow_pickle" in str(error):
-            raise DataError(f"{name}: no plain arrays of numbers (pickled objects are refused).") from error
-        raise DataError(f"{name}: truncated or no .npz archive of NumPy arrays.") from error
+class Archive:
+    """The arrays of an `.npz` file, each read from front to back, so that its checksum is looked at.
 
+    Args:
+        name: the path.
 
-def _inputs(name: str, key: str, array: NDArray[Any]) -> Floats:
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{name}: {key!r} has dtype {array.dtype}; expected are real numbers.")
-    if array.ndim not in (2, 4) or 0 in array.shape:
-        raise DataError(
-            f"{name}: {key!r} has shape {array.shape}; expected is (N, C, H, W) or (N, D), nothing of it empty."
-        )
-    with np.errstate(over="ignore"):
-        x = array.astype(np.float32)
-    if not np.isfinite(x).all():
-        raise DataError(f"{name}: {key!r} holds NaN or infinite numbers; expected are finite ones (float32).")
-    return x
+    Raises:
+        DataError: it is no such file.
+    """
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.layout = "an .npz file"
+        with reading(name, _EXPECTED):
+            self._file = open(name, "rb")  # noqa: SIM115  # closed by __exit__
+            try:
+                self._zip = self._open()
+                names = {info.filename: info for info in self._zip.infolist()}
+            except BaseException:
+                self._file.close()
+                raise
+        self._members = {key.removesuffix(".npy"): info for key, info in names.items()}
+        self.keys = frozenset(self._members)
 
-def _labels(name: str, key: str, array: NDArray[Any], size: int) -> Labels:
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{name}: {key!r} has dtype {array.dtype}; expected are integers.")
-    if array.shape != (size,):
-        raise DataError(f"{name}: {key!r} has shape {array.shape}; expected is ({size},), one label for each sample.")
-    if array.min() < 0 or array.max() > _LARGEST_LABEL:
-        wrong = array.min() if array.min() < 0 else array.max()
-        raise DataError(f"{name}: {key!r} holds the label {wrong}; expected are labels from 0 to {_LARGEST_LABEL}.")
-    return array.astype(np.int64)
+    def _open(self) -> zipfile.ZipFile:
+        start = self._file.read(6)
+        if start == b"\x93NUMPY":
+            raise DataError(f"{self.name}: a single array; expected is an .npz archive of named arrays.")
+        if not start.startswith(b"PK"):
+            raise DataError(f"{self.name}: truncated or no {_EXPECTED} (pickled objects are refused).")
+        return zipfile.ZipFile(self._file)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def where(self, key: str) -> str:
+        """How a message calls an array."""
+        return f"{self.name}: {key!r}"
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Stored]:
+        """Read the header of an array; see `Arrays`."""
+        info = self._members[key]
+        with reading(self.name, _EXPECTED):
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _ENCRYPTED:
+                raise DataError(f"{self.where(key)} is encrypted or compressed otherwise than NumPy does.")
+            with self._zip.open(info) as stream:
+                plain = info.compress_type == zipfile.ZIP_STORED
+                path, start = (self.name, self._start(info)) if plain else (None, 0)
+                yield Stored.open(self.where(key), stream, info.file_size, path, start)
+
+    def _start(self, info: zipfile.ZipInfo) -> int:
+        """The byte of the file at which a member starts; its header has been checked by opening it."""
+        with open(self.name, "rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(_LOCAL_HEADER)
+        return info.header_offset + len(header) + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))

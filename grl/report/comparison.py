@@ -59,8 +59,8 @@ def draw_demo(results: Sequence[Result], path: str | PathLike[str]) -> None:
 
 def _draw_samples(panel: Axes, task: Task, columns: int = 6) -> None:
     if task.x_source.ndim == 2:
-        draw_points(panel, task.x_source, "o", SOURCE, "source")
-        draw_points(panel, task.x_target, "x", TARGET, "target")
+        draw_points(panel, np.asarray(task.x_source), "o", SOURCE, "source")
+        draw_points(panel, np.asarray(task.x_target), "x", TARGET, "target")
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(True)
         legend_below(panel)

@@ -129,9 +129,10 @@ def draw_decision(panel: Axes, snapshot: Snapshot, task: Task) -> None:
     )
     if odds.min() < 0.5 < odds.max():
         panel.contour(across, up, odds, levels=[0.5], colors="black", linewidths=1.8)
+    few = task.excerpt(1000)  # more would cover the plane
     for label, marker, colour in ((0, "_", "#B35806"), (1, "+", "#542788")):
-        draw_points(panel, task.x_source[task.y_source == label], marker, colour, f"source, class {label}", size=38)
-    draw_points(panel, task.x_target, ".", "black", "target", size=26)
+        draw_points(panel, few.x_source[few.y_source == label], marker, colour, f"source, class {label}", size=38)
+    draw_points(panel, np.asarray(few.x_target), ".", "black", "target", size=26)
     panel.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
     panel.spines[:].set_visible(True)
     legend_below(panel)
