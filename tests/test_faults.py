@@ -90,14 +90,12 @@ def test_the_run_stops_at_the_step_and_keeps_its_batch_its_gradients_and_the_wei
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning")  # in the scores' logits
 @each_backend
 def test_skipped_steps_are_not_applied_and_counted(backend: str, tmp_path: Path) -> None:
-    task, config = poisoned("source"), config_of(backend, on_nan="skip", checkpoint_every=STEPS)
+    task, config = poisoned("source"), config_of(backend, on_nan="skip", checkpoint_every=STEPS, optimizer="sgd")
     bad = bad_steps(task, config)
     result = train(config, task=task, out=tmp_path)
     assert result.metrics["skipped_steps"] == len(bad) > 0
     assert [r["step"] for r in result.metrics["history"] if r["label_loss"] is None] == bad
-    checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.done.skipped == len(bad)
-    assert checkpoint.state["step"] == STEPS - len(bad)
+    assert load_checkpoint(tmp_path).done.skipped == len(bad)
     assert all(np.isfinite(array).all() for array in result.weights.values())
     by_hand = build_trainer(task, config)
     for step, batch in enumerate(islice(batches(task, config), STEPS)):
@@ -105,8 +103,6 @@ def test_skipped_steps_are_not_applied_and_counted(backend: str, tmp_path: Path)
             one = (array[None] for array in batch)
             by_hand.run(*one, np.array([config.coeff(step)]), np.array([config.rates(step)]))
     for name, array in by_hand.weights().items():
-        if name.endswith("convolutions.0.bias"):
-            continue  # batch norm takes it away again: its gradient is rounding alone, which Adam makes large
         np.testing.assert_allclose(result.weights[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
