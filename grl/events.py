@@ -31,7 +31,7 @@ class EventFile:
 
     Args:
         folder: the directory that TensorBoard is given with `--logdir`.
-        step: the last step of an earlier file that still counts; TensorBoard drops those after it.
+        step: the last step of earlier files that still counts; TensorBoard then drops those after it.
 
     Raises:
         OSError: it cannot be written.
@@ -39,10 +39,11 @@ class EventFile:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}.{nanoseconds}"
+        name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09}"
         self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115  # `close` closes it
         self._write(file_version="brain.Event:2")
-        self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        if step:
+            self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
         self._writer.flush()
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -222,8 +222,9 @@ def _read(path: Path) -> bytes:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = _read(path)
     try:
-        content = json.loads(_read(path))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of too many digits
         raise CheckpointError(f"{path}: truncated or no JSON.") from error
     if not isinstance(content, dict):

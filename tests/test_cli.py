@@ -29,7 +29,7 @@ from grl.report.style import BACKENDS
 pytestmark = pytest.mark.trains
 
 INSTALLED = installed_backends()
-FILES = {"config.json", "metrics.json", "model.safetensors", "report.png"}
+FILES = {"config.json", "metrics.json", "metrics.jsonl", "model.safetensors", "report.png"}
 each_backend = pytest.mark.parametrize("backend", [
     pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
     for name in BACKENDS
@@ -73,7 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outp
 
 
 @each_backend
-def test_a_run_writes_its_four_files_and_nothing_else(backend: str, runs: dict[str, tuple[Path, Output]]):
+def test_a_run_writes_its_five_files_and_nothing_else(backend: str, runs: dict[str, tuple[Path, Output]]):
     folder, output = runs[backend]
     assert (output.status, output.err) == (0, "")
     assert {path.name for path in folder.iterdir()} == FILES
@@ -192,12 +192,39 @@ def test_without_test_labels_and_adaptation_the_scores_are_null(here: Path):
 
 
 @any_backend
-def test_a_run_that_diverges_says_so_and_still_writes_valid_json(here: Path):
-    words = ["--task", "moons", "--learning-rate", "1e30", "--steps", "20", "--out", "run"]
-    output = grl("train", "--backend", INSTALLED[0], *words)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # in what is made of logits of 1e38
+def test_a_run_that_diverges_stops_with_status_3_or_skips_and_writes_valid_json(here: Path):
+    words = ["train", "--backend", INSTALLED[0], "--task", "moons", "--learning-rate", "1e30", "--steps", "20"]
+    output = grl(*words, "--out", "run")
+    assert output.status == 3
+    assert re.fullmatch(r"grl: step 2: the domain loss is nan; its batch, [^\n]+ are in run: nan-[^\n]+\n", output.err)
+    assert {path.name for path in Path("run").iterdir()} == {
+        *("metrics.jsonl", "nan-batch.npz", "nan-report.json", "nan-weights.safetensors")
+    }
+    output = grl(*words, "--on-nan", "skip", "--out", "run")
     assert (output.status, output.err) == (0, "")
-    assert "The loss is not finite any more" in output.out
-    assert json.loads(Path("run/metrics.json").read_text())["history"][-1]["label_loss"] is None
+    assert "19 of 20 steps were skipped" in output.out
+    assert {path.name for path in Path("run").iterdir()} == FILES
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["skipped_steps"] == 19
+    assert metrics["history"][-1]["domain_loss"] is None
+
+
+@each_backend
+def test_a_run_goes_on_from_its_checkpoint_by_its_own_settings(backend: str, here: Path):
+    words = ["--task", "moons", "--steps", 20, "--checkpoint-every", 8, "--seed", 3, "--tensorboard"]
+    output = grl("train", "--backend", backend, *words, "--out", "run")
+    assert output.status == 0, output.err
+    assert "checkpoint at step 16" in output.out
+    events = [path.name for path in Path("run").glob("events.out.tfevents.*")]
+    assert {path.name for path in Path("run").iterdir()} == {
+        *(*FILES, *events, "checkpoint.json", "checkpoint-20.safetensors")
+    }
+    before = {name: Path("run", name).read_bytes() for name in ("model.safetensors", "metrics.jsonl", "config.json")}
+    output = grl("train", "--resume", "run", "--out", "again")
+    assert output.status == 0, output.err
+    assert "Going on from run, at step 20 of 20." in output.out
+    assert {name: Path("again", name).read_bytes() for name in before} == before
 
 
 # How they refuse.
@@ -206,6 +233,8 @@ def test_a_run_that_diverges_says_so_and_still_writes_valid_json(here: Path):
 def write_bad_files() -> None:
     Path("a_file").write_text("here")
     Path("truncated.npz").write_bytes(b"PK\x03\x04")
+    Path("broken").mkdir()
+    Path("broken/checkpoint.json").write_text("{")
     np.savez("no_labels.npz", x_source=np.zeros((4, 2)), x_target=np.zeros((4, 2)))
     np.savez("nan.npz", x_source=np.full((4, 2), np.nan), y_source=np.arange(4) % 2, x_target=np.zeros((4, 2)))
     np.savez("good.npz", x_source=np.zeros((4, 2)), y_source=np.arange(4) % 2, x_target=np.zeros((4, 2)))
@@ -239,6 +268,13 @@ REFUSALS = {
     "train --data no_labels.npz": "no_labels.npz: the key 'y_source' is missing",
     "train --data nan.npz": "nan.npz: 'x_source' holds NaN",
     "train --data good.npz --method target": "good.npz: the method 'target' trains on labelled target data",
+    "train --checkpoint-every 0": "--checkpoint-every: got 0; accepted is an integer from 1",
+    "train --on-nan hope": "--on-nan: got 'hope'; accepted is 'stop' or 'skip'",
+    "train --resume absent": "absent/checkpoint.json: cannot be read: No such file or directory",
+    "train --resume a_file": "a_file/checkpoint.json: cannot be read: Not a directory",
+    "train --resume broken": "broken/checkpoint.json: truncated or no JSON",
+    "train --resume broken --steps 5": "--resume: got --steps beside it; accepted is --backend, --device, --on-nan and",
+    "train --resume broken --init x": "--resume: got --init beside it",
     "train --task moons --init absent.safetensors": "absent.safetensors: cannot be read",
     "train --task moons --init garbage.safetensors": "garbage.safetensors: truncated or no safetensors file",
     "train --task moons --init foreign.safetensors": "foreign.safetensors: weights of another network",
@@ -261,7 +297,7 @@ REFUSALS = {
 @pytest.mark.parametrize("command", REFUSALS)
 def test_bad_use_gets_one_sentence_and_leaves_nothing_behind(command: str, here: Path):
     write_bad_files()
-    before = {path: path.read_bytes() for path in here.iterdir()}
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     words = shlex.split(command)
     if words[0] == "train" and "--backend" not in words:
         words += ["--backend", INSTALLED[0]]
@@ -270,7 +306,7 @@ def test_bad_use_gets_one_sentence_and_leaves_nothing_behind(command: str, here:
     assert output.out == ""
     assert re.fullmatch(r"grl: [^\n]+\n", output.err), "one line"
     assert re.search(REFUSALS[command], output.err), output.err
-    assert {path: path.read_bytes() for path in here.iterdir()} == before
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
 @each_backend
@@ -300,7 +336,7 @@ def test_bad_use_ends_a_process_with_status_2_and_no_traceback(here: Path):
 
 
 @any_backend
-def test_ctrl_c_ends_with_status_130_a_sentence_and_no_directory(here: Path):
+def test_ctrl_c_ends_with_status_130_a_sentence_and_whole_lines(here: Path):
     words = ["train", "--backend", INSTALLED[0], "--task", "moons", "--steps", "1000000", "--out", "runs/long"]
     command = [sys.executable, "-m", "grl", *words]
     # A shell starts background jobs with SIGINT ignored, and children inherit that; a handler they do not.
@@ -320,7 +356,8 @@ def test_ctrl_c_ends_with_status_130_a_sentence_and_no_directory(here: Path):
             process.kill()
     assert process.returncode == 130
     assert err == "grl: interrupted; no file was left half written.\n"
-    assert not Path("runs").exists()
+    assert [path.name for path in Path("runs/long").iterdir()] == ["metrics.jsonl"]
+    assert all(json.loads(line)["step"] % 50 == 0 for line in Path("runs/long/metrics.jsonl").read_text().splitlines())
 
 
 @any_backend
@@ -383,12 +420,12 @@ def test_help_names_every_setting_with_its_default():
     assert output.status == 0
     options = {field.name.replace("_", "-") for field in fields(Config)}
     options -= {"channels", "hidden", "label-hidden", "domain-hidden"}  # the network's; the Python interface has them
-    options = (options - {"start"}) | {"init", "out", "help"}
+    options = (options - {"start"}) | {"init", "out", "resume", "help"}
     missing = [option for option in sorted(options) if not re.search(rf"--{option}\s", output.out)]
     assert not missing
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", output.out).split())
     assert words.count("[default: ") == len(options) - 1  # all but --help
-    for panel in ("What to train", "How to train", "Where to compute", "What to write"):
+    for panel in ("What to train", "How to train", "Where to compute", "What to write", "What to do when"):
         assert panel in words
 
 

@@ -74,5 +74,5 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _refuse(message: str, status: int = 2) -> int:
-    print("grl:", " ".join(message.split()), file=sys.stderr)
+    sys.stderr.write(f"grl: {' '.join(message.split())}\n")  # whole, or, after a second Ctrl-C, not at all
     return status
