@@ -1,4 +1,4 @@
-"""Data that cannot be used: named in one sentence, or, for a shard or an image among good ones, left out and counted."""
+"""Data that cannot be used are named in one sentence; a shard or an image among good ones can be left out, counted."""
 
 from __future__ import annotations
 
