@@ -15,6 +15,7 @@ __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
 
 BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
+_LARGEST_BATCH = 1_000_000  # more is a slip of the hand, and its permutations alone would fill the memory
 _CHOICES = {
     "backend": BACKENDS,
     "method": METHODS,
@@ -113,6 +114,8 @@ class Config:
                 )
         for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0), ("data_memory", 0)):
             _check_integer(name, getattr(self, name), smallest)
+        if self.batch_size > _LARGEST_BATCH:
+            raise ConfigError(f"batch_size: got {self.batch_size}; accepted is an integer from 1 to {_LARGEST_BATCH}.")
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if name == "learning_rate" or getattr(self, name) is not None:
                 _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)

@@ -102,7 +102,7 @@ KINDS = {
     "safetensors": Kind(1500, write_weights, None, mutate_safetensors, read_weights),
 }
 """A new kind of file that is read is fuzzed by one more line."""
-COMMAND_LINES = 1500
+COMMAND_LINES = 1000
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,187 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(name: str, good: dict
 
 def test_there_are_ten_thousand_cases():
     assert sum(kind.cases for kind in KINDS.values()) + COMMAND_LINES >= 10_000
+
+
+# The command line.
+
+_NUMBERS = ("0", "1", "2", "-1", "1.5", "1e3", "1e400", "nan", "inf", "-inf", "", " ", "1_0", "٣", "0x1", "True")
+_NUMBERS += ("9" * 30, "9" * 400, "9" * 5000, "1e-320")
+_FILES = ("a_file", "a_file/x", "absent", "", ".", "empty", "good.npz", "x" * 300, "x/" * 3000, "λ", "-", "folder")
+_WORDS = ("torch", "jax", "moons", "mnist", "dann", "source-only", "target", "adam", "sgd", "float32", "float64", "cpu")
+_WORDS += ("cuda", "cuda:99999999999999999999", "cpu:1", "gpu:-1", "meta", "stop", "skip", "", "None", "[red]", "[/]")
+_RAMPS = (
+    "dann",
+    "dann:0",
+    "dann:-1",
+    "dann:1e308",
+    "dann:nan",
+    "linear",
+    "linear:0:1",
+    "linear:1",
+    "linear:1e308:-1e308",
+)
+_RAMPS += ("constant", "constant:1e308", "constant:", ":", "::", "dann:1:2", "constant:" + "9" * 400)
+
+OPTIONS = {
+    "train": {
+        **dict.fromkeys(("--backend", "--method", "--optimizer", "--dtype", "--device", "--on-bad-data"), _WORDS),
+        **dict.fromkeys(("--task", "--data", "--init", "--out"), _FILES),
+        **dict.fromkeys(("--seed", "--steps", "--batch-size", "--log-every", "--data-memory"), _NUMBERS),
+        **dict.fromkeys(("--learning-rate", "--classifier-learning-rate", "--momentum", "--decay"), _NUMBERS),
+        **{"--clip-norm": _NUMBERS, "--schedule": _RAMPS, "--help": (), "--init ": _FILES},
+    },
+    "demo": {"--steps": _NUMBERS, "--seed": _NUMBERS, "--task": _WORDS, "--out": _FILES, "--help": ()},
+    "check": {
+        **dict.fromkeys(("--json", "--png"), _FILES),
+        "--target": ("", ":", "os", "os:", "os:nothing", "absent:f", "math:pi", "a_file:f", "..:f", "x.y:z"),
+        **{"--backend": _WORDS, "--only": _WORDS, "--peers": (), "--help": ()},
+    },
+    "": {"--version": (), "--help": (), "--nothing": ()},
+}
+GOOD = {
+    "train": [["--task", "moons"], ["--data", "good.npz"], ["--data", "folder"], ["--task", "moons", "--method", "source-only"]],
+    "demo": [[]],
+    "check": [["--only", "eager"], ["--backend", "torch"]],
+    "": [[]],
+}  # fmt: skip
+
+
+def command_line(number: int) -> list[str]:
+    """Draw a command line: a good one and up to four options with values that may be anything."""
+    generator = np.random.default_rng([number, 2016])
+
+    def one(of: Any) -> Any:
+        return of[int(generator.integers(len(of)))]
+
+    command = str(generator.choice(list(OPTIONS), p=(0.8, 0.06, 0.1, 0.04)))
+    words = [*([command] if command else []), *one(GOOD[command])]
+    if command == "train":
+        words += ["--backend", str(generator.choice(["torch", "jax"], p=(0.9, 0.1))), "--steps", "2"]
+    for _ in range(generator.integers(5)):
+        name = one(list(OPTIONS[command])).strip()
+        values = OPTIONS[command].get(name, ())
+        value = one(values) if values else ""
+        if generator.random() < 0.25:
+            value = mutate_text(value, generator)
+        if generator.random() < 0.05:
+            name = mutate_text(name, generator)
+        at = len(words) if generator.random() < 0.8 else int(generator.integers(len(words) + 1))
+        words[at:at] = [name] if not values else [f"{name}={value}"] if generator.random() < 0.2 else [name, value]
+        if generator.random() < 0.05:
+            words.pop()
+    return words
+
+
+def stays_here(words: list[str]) -> bool:
+    """Whether a command line names nothing outside of the folder that the test is in."""
+    return not any(re.search(r"(^|=)/|\.\.", word) for word in words)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a little of everything; training that would be long is interrupted at its first steps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("here")
+    (tmp_path / "empty").mkdir()
+    write_npz(tmp_path / "good", arrays(side=4, samples=6))
+    write_shards(tmp_path / "folder", arrays(side=4, samples=6), shards=2)
+
+    import grl.cli.check
+    import grl.cli.demo
+    import grl.cli.train as cli
+    import grl.report
+
+    train, report = cli.run, cli.report_gradients
+
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def report_gradients(config: Any, *, task: Any) -> Any:
+        return interrupt() if config.backend == "jax" else report(config, task=task)  # it would compile for seconds
+
+    def run(config: Any, *, task: Any, progress: Callable[[Update], None]) -> Any:
+        if config.backend == "jax":
+            interrupt()
+        long = config.steps > 20
+        return train(config, task=task, progress=interrupt if long else progress)
+
+    pictures = iter(range(10**9))
+    draw = grl.report.draw_report
+
+    def draw_report(result: Any, path: Path, baseline: Any) -> None:
+        if next(pictures) % 40 == 0:  # a picture takes a second
+            draw(result, path, baseline)
+        else:
+            path.write_bytes(b"a picture")
+
+    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(cli, "report_gradients", report_gradients)
+    monkeypatch.setattr(grl.report, "draw_report", draw_report)
+    monkeypatch.setattr(grl.cli.demo, "run_demo", interrupt)
+    monkeypatch.setattr(grl.cli.check, "check_form", interrupt)
+    return tmp_path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+RUN = {"config.json", "metrics.json", "model.safetensors", "report.png"}
+
+
+def run_in(desk: Path, words: list[str], before: dict[str, bytes]) -> int:
+    """Run a command as a shell would; look at its status, what it says, and what it leaves."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), in_time():
+        status = main(words)
+    said = err.getvalue()
+    assert "Traceback" not in said + out.getvalue()
+    assert status in (0, 1, 2, 130), status
+    assert (status in (0, 1)) == (said == ""), said
+    assert said == "" or re.fullmatch(r"grl: [^\n]+\n", said), said
+    left = {name: content for name, content in everything(desk).items() if before.get(name) != content}
+    files = [Path(name) for name, content in left.items() if content]
+    if status:
+        assert not left, f"status {status} and left {list(left)}"
+    else:
+        assert {file.name for file in files} in (set(), RUN), f"left {list(left)}"
+        for file in files:
+            file.unlink()
+        for folder in sorted(left, key=len, reverse=True):
+            if Path(folder).is_dir():
+                Path(folder).rmdir()
+    return status
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="trains in PyTorch")
+@pytest.mark.timeout(300 * TIMES)
+def test_a_damaged_command_line_runs_or_is_refused_in_one_sentence(desk: Path):
+    before, statuses = everything(desk), []
+    for number in range(COMMAND_LINES * TIMES):
+        words = command_line(number)
+        if not stays_here(words):
+            continue
+        try:
+            statuses.append(run_in(desk, words, before))
+        except BaseException as error:
+            error.add_note(f"command line {number}: {words}")
+            raise
+    assert {0, 2, 130} <= set(statuses), "what is fuzzed is neither all good nor all bad"
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="trains in PyTorch")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_trained_on_or_refused_and_nothing_is_left_half_written(
+    name: str, good: dict[str, list[Path]], desk: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    folder, before = tmp_path_factory.mktemp("damaged"), everything(desk)
+    for number in range(10**6, 10**6 + 20 * TIMES):
+        path = damaged(name, number, good[name], folder)
+        words = ["--data", str(path)] if name != "safetensors" else ["--task", "moons", "--init", str(path)]
+        try:
+            run_in(desk, ["train", "--backend", "torch", "--steps", "1", *words, "--out", "run"], before)
+        except BaseException as error:
+            error.add_note(f"{name}, case {number}")
+            raise
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
