@@ -15,6 +15,7 @@ __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
 
 BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
+_LARGEST_BATCH = 1_000_000  # more is a slip of the hand, and its permutations alone would fill the memory
 _CHOICES = {
     "backend": BACKENDS,
     "method": METHODS,
@@ -144,6 +145,8 @@ class Config:
         for name, least in smallest.items():
             if self._is_given(name):
                 _check_integer(name, getattr(self, name), least)
+        if self.batch_size > _LARGEST_BATCH:
+            raise ConfigError(f"batch_size: got {self.batch_size}; accepted is an integer from 1 to {_LARGEST_BATCH}.")
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if self._is_given(name):
                 _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)

@@ -54,8 +54,8 @@ def write_shards(path: Path, given: Arrays, save: Callable[..., None] = np.savez
     return path
 
 
-def write_packed_shards(path: Path, given: Arrays) -> Path:
-    return write_shards(path, given, np.savez_compressed)
+def write_packed_shards(path: Path, given: Arrays, shards: int = 4) -> Path:
+    return write_shards(path, given, np.savez_compressed, shards)
 
 
 def write_images(path: Path, given: Arrays) -> Path:

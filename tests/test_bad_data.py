@@ -1,4 +1,4 @@
-"""Data that cannot be used: named in one sentence, or, a shard or image among good ones, left out and counted."""
+"""Data that cannot be used are named in one sentence; a shard or an image among good ones can be left out, counted."""
 
 from __future__ import annotations
 
@@ -133,6 +133,28 @@ def test_shards_that_are_all_bad_or_not_there_are_refused_whatever_is_skipped(tm
         (path / f"target-{i}.npz").unlink()
     with pytest.raises(DataError, match=r"no target-\*\.npz; expected are shards of source and of target"):
         load_path(path, on_bad_data="skip")
+
+
+def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path) -> None:
+    """Pillow would allocate what a chunk says it holds, here 2 GiB less a byte, and more pixels than a screen has."""
+    import struct
+    import tracemalloc
+    import zlib
+
+    path = write_images(tmp_path / "data", arrays())
+    chosen = path / "source/class 1/0015.png"
+    good = chosen.read_bytes()
+    at = good.index(b"IDAT")
+    chosen.write_bytes(good[: at - 4] + struct.pack(">I", 2**31 - 1) + good[at:])
+    header = b"IHDR" + struct.pack(">II", 60000, 60000) + good[24:29]
+    (path / "target/0000.png").write_bytes(good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:])
+    tracemalloc.start()
+    try:
+        task = load_path(path, on_bad_data="skip")
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+    assert [len(task.x_source), len(task.x_target), len(task.skipped)] == [29, 19, 2]
 
 
 def save_image(mode: str, size: tuple[int, int] = (12, 12)) -> Any:

@@ -254,6 +254,9 @@ REFUSALS = {
     "train --steps 0": "--steps: got 0; accepted is an integer from 1",
     "train --steps many": "--steps: got 'many'; accepted is an integer",
     "train --batch-size 0": "--batch-size: got 0; accepted is an integer from 1",
+    "train --batch-size 99999999999": "--batch-size: got 99999999999; accepted is an integer from 1 to 1000000",
+    "train --data-memory -1": "--data-memory: got -1; accepted is an integer from 0",
+    "train --on-bad-data pass": "--on-bad-data: got 'pass'; accepted is 'stop' or 'skip'",
     "train --log-every 0": "--log-every: got 0",
     "train --seed -1": "--seed: got -1; accepted is an integer from 0",
     "train --learning-rate 0": "--learning-rate: got 0.0; accepted is a finite number above 0 and up to 1e30",
@@ -281,6 +284,9 @@ REFUSALS = {
     "train --task moons --out a_file": "--out: a_file is a file; accepted is a directory",
     "train --task moons --out a_file/deeper": "--out: a_file/deeper: cannot be written: Not a directory",
     "train --task moons --out ''": "--out: got no name; accepted is a directory",
+    f"train --task moons --out {'x' * 300}": "--out: x+: cannot be written: File name too long",
+    f"check --backend torch --json {'x' * 300}": "--json: got 'x+'; accepted is a file in a folder",
+    f"check --backend torch --png {'x/' * 3000}x": "--png: got '[x/]+'; accepted is a file in a folder",
     "train --task moons --device abacus": "no such device .*'abacus'",
     "demo --steps 0": "--steps: got 0",
     "demo --steps 1.5": "--steps: got '1.5'; accepted is an integer",
@@ -319,6 +325,22 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(
     assert output.status == 2
     assert re.fullmatch(rf'grl: [^\n]*{backend}[^\n]* pip install "grl\[{backend}\]"\n', output.err)
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("RESOURCE_EXHAUSTED: 9")],
+)
+def test_too_little_memory_is_one_sentence(error: Exception, here: Path, monkeypatch: pytest.MonkeyPatch):
+    def load_data(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("grl.cli.train.load_data", load_data)
+    assert grl("train", "--task", "moons") == (2, "", "grl: not enough memory; try a smaller --batch-size.\n")
+    monkeypatch.setattr(error, "args", ("a mistake of ours",))
+    if not isinstance(error, MemoryError):
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            grl("train", "--task", "moons")
 
 
 def test_the_command_line_without_its_extra_names_it(here: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,9 @@ _NEEDED = {name: name for name in ("typer", "rich", "mlxtend", "matplotlib", "sa
     "sklearn": "scikit-learn"
 }
 
+# How PyTorch and XLA say it: neither has a class for it on every device.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -55,6 +58,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _refuse(str(error), status=3)
     except StoppedError as error:
         return _refuse(str(error), status=143)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        return _refuse("not enough memory; try a smaller --batch-size.")
     except ImportError as error:
         if "pip install" not in str(error):
             raise

@@ -27,6 +27,7 @@ from grl.parity.peers import PACKAGES, peer_forms
 
 __all__ = ["check"]
 
+_LONGEST_NAME = 200  # bytes; a file system takes 255, and a temporary name is longer than the final one
 _STYLES = {"ok": "green", "refuses": "yellow", "n/a": "dim", "WRONG": "bold red"}
 _FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
@@ -107,8 +108,10 @@ def _make_sure_of(option: str, path: str | None) -> None:
     """Refuse a file that cannot be written before the work begins."""
     if path is None:
         return
-    folder = Path(path).parent
-    if not path or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    folder = os.path.dirname(path) or "."
+    # Not pathlib's, which raise on a name that is too long.
+    taken, there = os.path.isdir(path), os.path.isdir(folder) and os.access(folder, os.W_OK)
+    if not path or taken or not there or len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME:
         raise CheckError(f"{option}: got {path!r}; accepted is a file in a folder that can be written.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,10 +46,10 @@ def output_directory(out: str) -> Iterator[Path]:
     Raises:
         ConfigError: it cannot be made or written.
     """
-    if not out or (Path(out).exists() and not Path(out).is_dir()):
+    if not out or (os.path.exists(out) and not os.path.isdir(out)):  # not pathlib's, which raise on a name too long
         seen = f"{out} is a file" if out else "got no name"
         raise ConfigError(f"--out: {seen}; accepted is a directory, which is made if it is not there.")
-    absent = [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
+    absent = [folder for folder in (Path(out), *Path(out).parents) if not os.path.exists(folder)]
     try:
         try:
             prepare_directory(out)

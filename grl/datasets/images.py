@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,11 @@ from grl.datasets.task import Labels, Task, make_task
 __all__ = ["load_images"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
+_EXPECTED = f"image ({', '.join(_FORMATS)})"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel, at most
 _LARGEST = 4096  # pixels of a side
+_LARGEST_FILE = 1 << 27  # bytes; twice what the largest image takes as it is
 _WAITING = 1 << 26  # bytes of decoded images that wait to be kept
 
 Pixels = NDArray[np.uint8]
@@ -161,7 +164,7 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
     from PIL import Image
 
     try:
-        with reading(path, f"image ({', '.join(_FORMATS)})"), Image.open(path, formats=_FORMATS) as image:
+        with reading(path, _EXPECTED), Image.open(_contents(path), formats=_FORMATS) as image:
             height, width = image.height, image.width
             if size is not None and (height, width) != size:
                 expected = f"{size[0]}×{size[1]}, as in the first image"
@@ -173,3 +176,12 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: more pixels than an image should have; at most {_LARGEST} a side.") from error
+
+
+def _contents(path: str) -> io.BytesIO:
+    """The whole file: Pillow, reading by itself, takes the sizes in it at their word, and the memory for them."""
+    with open(path, "rb") as file:
+        data = file.read(_LARGEST_FILE + 1)
+    if len(data) > _LARGEST_FILE:
+        raise DataError(f"{path}: larger than an image should be; expected are at most {_LARGEST_FILE >> 20} MiB.")
+    return io.BytesIO(data)
