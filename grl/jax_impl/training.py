@@ -84,7 +84,7 @@ class Trainer:
             floats = [self._array(array) for array in (x, x_target, coeffs, rates)]
             labels = jax.device_put(y.astype(np.int32), self.device)
             self._state, records, self._finite = self._run(self._state, (labels, *floats))
-            label_loss, domain_loss, accuracy = (np.asarray(record) for record in records)
+            label_loss, domain_loss, accuracy = np.asarray(records)
         return label_loss, domain_loss, accuracy
 
     def report_gradients(self, x: Array, y: Array, x_target: Array, coeff: float) -> DomainGradientReport:
@@ -177,7 +177,7 @@ def _steps(step: Any, state: Any, batches: Any) -> tuple[Any, Any, jax.Array]:
     """Return the state after the steps, what they record, and whether the weights and statistics are finite."""
     state, records = lax.scan(step, state, batches)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state[:2])]).all()
-    return state, records, finite
+    return state, jnp.stack(records), finite
 
 
 def _step(graph: Any, optimizer: Any, adapts: bool, state: Any, batch: Any) -> tuple[Any, Any]:
