@@ -20,7 +20,7 @@ from grl.datasets import Samples, Task, load_path, load_task
 from grl.datasets.ahead import ahead
 from grl.parity import DomainGradientReport
 from grl.result import Result, Snapshot, Update, prepare_directory, save
-from grl.scores import accuracy, domain_accuracy, proxy_a_distance
+from grl.scores import FeaturesOf, accuracy, domain_accuracy, predict, proxy_a_distance
 
 __all__ = [
     "CheckpointError",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-_BLOCK = 500  # samples that are scored at once: what bounds the memory of scoring
 _CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
 
 
@@ -211,50 +210,25 @@ def _loop(
 
 
 def _scores(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
-    source_classes, source_domains = _predict(trainer, task.x_source)
-    _, target_domains = _predict(trainer, task.x_target)
+    source_classes, source_domains = predict(trainer, task.x_source)
+    _, target_domains = predict(trainer, task.x_target)
     target_accuracy = None
     if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(_predict(trainer, task.x_test)[0], task.y_test)
+        target_accuracy = accuracy(predict(trainer, task.x_test)[0], task.y_test)
     return {
         "source_accuracy": accuracy(source_classes, task.y_source),
         "target_accuracy": target_accuracy,
         "domain_accuracy": domain_accuracy(source_domains, target_domains) if config.method == "dann" else None,
         "proxy_a_distance": proxy_a_distance(
-            _Features(trainer, task.x_source), _Features(trainer, task.x_target), config.seed
+            FeaturesOf(trainer, task.x_source), FeaturesOf(trainer, task.x_target), config.seed
         ),
     }
-
-
-def _predict(trainer: Any, x: Array | Samples) -> tuple[Array, Array]:
-    """Predict classes (N,) and domain logits (N,), with a block of inputs, features and logits at a time."""
-    parts = []
-    for start in range(0, len(x), _BLOCK):
-        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
-        parts.append((class_logits.argmax(1), domain_logits))
-    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return classes, domains
-
-
-class _Features:
-    """The features of samples, computed for those that are asked for."""
-
-    def __init__(self, trainer: Any, x: Array | Samples) -> None:
-        self._trainer = trainer
-        self._x = x
-
-    def __len__(self) -> int:
-        return len(self._x)
-
-    def __getitem__(self, rows: Array) -> Array:
-        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
-        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])
 
 
 def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
     boundary = None
     if task.sample_shape == (2,) and task.num_classes == 2:
-        many = task.excerpt(_BLOCK * 4)
+        many = task.excerpt(2000)
         points = np.concatenate([many.x_source, many.x_target if many.x_test is None else many.x_test])
         margin = 0.1 * np.ptp(points, axis=0)
         across, up = np.linspace(points.min(0) - margin, points.max(0) + margin, 120, dtype=np.float32).T

@@ -8,9 +8,25 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["accuracy", "domain_accuracy", "proxy_a_distance"]
+__all__ = ["Features", "FeaturesOf", "accuracy", "domain_accuracy", "predict", "proxy_a_distance"]
 
 Array = NDArray[Any]
+_BLOCK = 500  # samples that are predicted at once: what bounds the memory of scoring
+
+
+def predict(trainer: Any, x: Any) -> tuple[Array, Array]:
+    """Return classes (N,) and domain logits (N,), with no more than a block of inputs, features and logits at a time.
+
+    Args:
+        trainer: a `Trainer` of either backend.
+        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+    """
+    parts = []
+    for start in range(0, len(x), _BLOCK):
+        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
+        parts.append((class_logits.argmax(1), domain_logits))
+    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return classes, domains
 
 
 class Features(Protocol):
@@ -19,6 +35,26 @@ class Features(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Array, /) -> Array: ...
+
+
+class FeaturesOf:
+    """The features of inputs, computed for those that are asked for.
+
+    Args:
+        trainer: a `Trainer` of either backend.
+        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+    """
+
+    def __init__(self, trainer: Any, x: Any) -> None:
+        self._trainer = trainer
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, rows: Array) -> Array:
+        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])
 
 
 def accuracy(classes: Array, labels: Array) -> float:
