@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grl.config import Config
-from grl.datasets import Samples, Task
+from grl.datasets import Task
 
-__all__ = ["accuracy", "domain_accuracy", "proxy_a_distance", "score"]
+__all__ = ["Features", "FeaturesOf", "accuracy", "domain_accuracy", "predict", "proxy_a_distance", "score"]
 
 Array = NDArray[Any]
 _BLOCK = 500  # samples that are predicted at once: what bounds the memory of scoring
@@ -21,16 +21,16 @@ def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
     """Return the scores of a model, as metrics.json has them.
 
     Args:
-        trainer: a backend's, as it is now.
+        trainer: a `Trainer` of either backend, as it is now.
         task: the data.
         config: the settings; method and seed are read.
     """
-    source_classes, source_domains = _predict(trainer, task.x_source)
-    _, target_domains = _predict(trainer, task.x_target)
+    source_classes, source_domains = predict(trainer, task.x_source)
+    _, target_domains = predict(trainer, task.x_target)
     target_accuracy = None
     if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(_predict(trainer, task.x_test)[0], task.y_test)
-    source, target = (_Features(trainer, x) for x in (task.x_source, task.x_target))
+        target_accuracy = accuracy(predict(trainer, task.x_test)[0], task.y_test)
+    source, target = (FeaturesOf(trainer, x) for x in (task.x_source, task.x_target))
     return {
         "source_accuracy": accuracy(source_classes, task.y_source),
         "target_accuracy": target_accuracy,
@@ -39,12 +39,47 @@ def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
     }
 
 
+def predict(trainer: Any, x: Any) -> tuple[Array, Array]:
+    """Return classes (N,) and domain logits (N,), with no more than a block of inputs, features and logits at a time.
+
+    Args:
+        trainer: a `Trainer` of either backend.
+        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+    """
+    parts = []
+    for start in range(0, len(x), _BLOCK):
+        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
+        parts.append((class_logits.argmax(1), domain_logits))
+    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return classes, domains
+
+
 class Features(Protocol):
     """Features of N samples: an array (N, D), or what computes them for those that are asked for."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Array, /) -> Array: ...
+
+
+class FeaturesOf:
+    """The features of inputs, computed for those that are asked for.
+
+    Args:
+        trainer: a `Trainer` of either backend.
+        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+    """
+
+    def __init__(self, trainer: Any, x: Any) -> None:
+        self._trainer = trainer
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, rows: Array) -> Array:
+        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])
 
 
 def accuracy(classes: Array, labels: Array) -> float:
@@ -99,28 +134,3 @@ def proxy_a_distance(source: Features, target: Features, seed: int = 0, largest:
         classifier.fit(x[trained].astype(np.float64), domains[trained])
     error = 1 - classifier.score(x[~trained].astype(np.float64), domains[~trained])
     return float(2 * (1 - 2 * error))
-
-
-def _predict(trainer: Any, x: Array | Samples) -> tuple[Array, Array]:
-    """Predict classes (N,) and domain logits (N,), with a block of inputs, features and logits at a time."""
-    parts = []
-    for start in range(0, len(x), _BLOCK):
-        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
-        parts.append((class_logits.argmax(1), domain_logits))
-    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return classes, domains
-
-
-class _Features:
-    """The features of samples, computed for those that are asked for."""
-
-    def __init__(self, trainer: Any, x: Array | Samples) -> None:
-        self._trainer = trainer
-        self._x = x
-
-    def __len__(self) -> int:
-        return len(self._x)
-
-    def __getitem__(self, rows: Array) -> Array:
-        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
-        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])

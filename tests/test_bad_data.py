@@ -154,7 +154,8 @@ def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path) -> Non
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:
         tracemalloc.stop()
-    assert [len(task.x_source), len(task.x_target), len(task.skipped)] == [29, 19, 2]
+    assert len(task.x_target) == 19
+    assert re.match(r".*0000\.png: 60000×60000 pixels; expected are 12×12|.*0000\.png: more pixels", task.skipped[-1])
 
 
 def save_image(mode: str, size: tuple[int, int] = (12, 12)) -> Any:

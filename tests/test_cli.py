@@ -337,7 +337,11 @@ def test_too_little_memory_is_one_sentence(error: Exception, here: Path, monkeyp
         raise error
 
     monkeypatch.setattr("grl.cli.train.load_data", load_data)
-    assert grl("train", "--task", "moons") == (2, "", "grl: not enough memory; try a smaller --batch-size.\n")
+    assert grl("train", "--task", "moons") == (
+        2,
+        "",
+        "grl: not enough memory; grl train needs less with a smaller --batch-size.\n",
+    )
     monkeypatch.setattr(error, "args", ("a mistake of ours",))
     if not isinstance(error, MemoryError):
         with pytest.raises(RuntimeError, match="a mistake of ours"):

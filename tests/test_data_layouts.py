@@ -137,6 +137,22 @@ def test_reading_ahead_is_no_further_ahead_than_it_is_told() -> None:
 
 # Memory.
 
+
+@each_backend
+def test_a_run_never_asks_for_more_than_a_block_of_samples(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores and pictures too: of 1,200 samples, which are read batch by batch, no more than 500 are there at once."""
+    pytest.importorskip("sklearn")
+    generator, asked, read = np.random.default_rng(0), [], Samples._read
+    x = generator.normal(size=(1200, 4))
+    np.savez(tmp_path / "data.npz", x_source=x, y_source=np.arange(1200) % 3, x_target=x, x_test=x, y_test=[0, 1] * 600)
+    monkeypatch.setattr(Samples, "_read", lambda self, rows: (asked.append(len(rows)), read(self, rows))[1])
+    train(Config(backend=backend, data=str(tmp_path / "data.npz"), data_memory=0, steps=12))
+    assert max(asked) == 500
+    assert sum(asked) > 3 * 1200
+
+
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 FOLLOWS_MEMORY = """
 import sys

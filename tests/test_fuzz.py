@@ -41,7 +41,7 @@ pytestmark = pytest.mark.trains
 
 INSTALLED = installed_backends()
 TIMES = 10 if os.environ.get("GRL_DEEP") else 1
-SECONDS = 10  # a case takes milliseconds
+SECONDS = 60  # a case takes milliseconds, but the first ones import a framework on a machine that may be busy
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,14 @@ def damaged(name: str, number: int, good: list[Path], folder: Path) -> Path:
 
 @contextmanager
 def one_sentence_is_fine() -> Iterator[None]:
+    said = "."
     try:
         yield
     except (DataError, CheckpointError, ConfigError) as error:
-        assert re.fullmatch(r"[^\n]+\.", str(error)), str(error)
-        assert len(str(error)) < 1000
-        assert "memory" not in str(error), "more was to be allocated than the file has"
+        said = str(error)
+    assert re.fullmatch(r"[^\n]*\.", said), said
+    assert len(said) < 1000
+    assert "memory" not in said, "more was to be allocated than the file has"
 
 
 @contextmanager
@@ -226,11 +228,14 @@ OPTIONS = {
     "": {"--version": (), "--help": (), "--nothing": ()},
 }
 GOOD = {
-    "train": [["--task", "moons"], ["--data", "good.npz"], ["--data", "folder"], ["--task", "moons", "--method", "source-only"]],
+    "train": [
+        *(["--task", "moons"], ["--data", "good.npz"], ["--data", "folder"]),
+        ["--task", "moons", "--method", "source-only"],
+    ],
     "demo": [[]],
     "check": [["--only", "eager"], ["--backend", "torch"]],
     "": [[]],
-}  # fmt: skip
+}
 
 
 def command_line(number: int) -> list[str]:

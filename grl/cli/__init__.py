@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        return _refuse("not enough memory; try a smaller --batch-size.")
+        return _refuse("not enough memory; grl train needs less with a smaller --batch-size.")
     except ImportError as error:
         if "pip install" not in str(error):
             raise

@@ -181,7 +181,6 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
 def _contents(path: str) -> io.BytesIO:
     """The whole file: Pillow, reading by itself, takes the sizes in it at their word, and the memory for them."""
     with open(path, "rb") as file:
-        data = file.read(_LARGEST_FILE + 1)
-    if len(data) > _LARGEST_FILE:
-        raise DataError(f"{path}: larger than an image should be; expected are at most {_LARGEST_FILE >> 20} MiB.")
-    return io.BytesIO(data)
+        if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+            raise DataError(f"{path}: larger than an image should be; expected are at most {_LARGEST_FILE >> 20} MiB.")
+        return io.BytesIO(file.read())
