@@ -36,6 +36,8 @@ def load_npz(path: str | PathLike[str]) -> Task:
         DataError: the file is missing, unreadable, no NumPy archive, or an array in it is not as described.
     """
     name = fspath(path)
+    if not name:
+        raise DataError("data: got no name; accepted is an .npz archive of named arrays.")
     arrays = _read(name)
     for key in ("x_source", "y_source", "x_target"):
         if key not in arrays:

@@ -78,7 +78,10 @@ class GRL(nn.Module):
         self._coeff = _held(value(self._step) if callable(value) else value)
 
     def step(self) -> None:
-        """Advance the step count by one, and λ with it if a schedule gives it. Nothing else does."""
+        """Advance the step count by one, and λ with it if a schedule gives it. Nothing else does.
+
+        Call it outside of what `torch.compile` compiles: inside, each step count is a program of its own.
+        """
         self._step += 1
         if self._schedule is not None:
             self._coeff = _held(self._schedule(self._step))
