@@ -216,6 +216,7 @@ def write_bad_files() -> None:
 
 
 REFUSALS = {
+    "train --task ''": "unknown task ''",
     "train --task mnist": "unknown task 'mnist'; the tasks are mnist-mnistm, digits-mnist, mnist-digits, moons",
     "train --backend tensorflow": "--backend: got 'tensorflow'; accepted is 'torch' or 'jax'",
     "train --method cdan": "--method: got 'cdan'; accepted is 'source-only' or 'dann' or 'target'",

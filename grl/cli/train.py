@@ -153,7 +153,9 @@ def train(
     settings = {name: value for name, value in locals().items() if name not in ("task", "out")}
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
-    config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
+    if task is None:
+        task = Config.task if data is None else "data"
+    config = Config.recommended(task, **settings)
     arrays = load_data(config)
     if out is None:
         out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
