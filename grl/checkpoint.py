@@ -88,6 +88,8 @@ def load_weights(path: str | PathLike[str]) -> Weights:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    if not os.fspath(path):  # which pathlib takes for the current directory
+        raise CheckpointError("weights: got no name; accepted is a model.safetensors that a run has written.")
     try:
         return load(Path(path).read_bytes())
     except OSError as error:

@@ -246,6 +246,7 @@ def write_bad_files() -> None:
 
 
 REFUSALS = {
+    "train --task ''": "unknown task ''",
     "train --task mnist": "unknown task 'mnist'; the tasks are mnist-mnistm, digits-mnist, mnist-digits, moons",
     "train --backend tensorflow": "--backend: got 'tensorflow'; accepted is 'torch' or 'jax'",
     "train --method cdan": "--method: got 'cdan'; accepted is 'source-only' or 'dann' or 'target'",
@@ -267,6 +268,8 @@ REFUSALS = {
     "train --momentum 1": "--momentum: got 1.0",
     "train --decay -1": "--decay: got -1.0",
     "train --task moons --data good.npz": "--task and --data: got both; accepted is one of them",
+    "train --data ''": "data: got no name; accepted is an .npz archive or a folder",
+    "train --task moons --init ''": "weights: got no name; accepted is a model.safetensors",
     "train --data absent.npz": "absent.npz: cannot be read: No such file or directory",
     "train --data truncated.npz": "truncated.npz: truncated or no .npz archive",
     "train --data no_labels.npz": "no_labels.npz: the key 'y_source' is missing",

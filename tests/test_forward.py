@@ -1,5 +1,6 @@
 """Forward, R(x; λ) is x: the same bits, dtype, shape, memory, class and container, whatever x is."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -281,9 +282,25 @@ def test_leaves_without_gradient_pass_untouched(form: Form) -> None:
         leaves = [torch.arange(3), torch.tensor([True, False]), torch.tensor(3, dtype=torch.uint8)]
     else:
         leaves = [jnp.arange(3), jnp.array([True, False]), jnp.uint8(3), jax.random.key(0), jax.random.PRNGKey(0)]
-    leaves += [7, 2.5, None, "label"]
+    leaves += [7, 2.5, 1j, True, None, "label", b"bytes", np.float32(1.5), len]
     for before, after in zip(leaves, form.reverse(leaves, 0.5), strict=True):
         assert after is before
+
+
+@dataclasses.dataclass
+class Batch:
+    images: Any
+
+
+class Record(dict[str, Any]):
+    pass
+
+
+@pytest.mark.parametrize("make", [Batch, lambda x: [Record(x=x)]], ids=["dataclass", "dict of a class"])
+@pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
+def test_object_that_may_hide_a_gradient_is_refused(form: Form, make: Any) -> None:
+    with pytest.raises(TypeError, match=r"^x: got a \S+; accepted are .* in tuples, lists and dicts \(pytrees\)\."):
+        form.reverse(make(_leaf(form, [1.0])), 0.5)
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)

@@ -220,3 +220,35 @@ def test_jax_forward_mode_gives_the_coefficient_nothing(form: Form) -> None:
 def test_jax_integer_coefficient_has_no_gradient_and_raises_nothing(form: Form) -> None:
     gradient = jax.jit(lambda x, coeff: jax.grad(lambda x: form.reverse(x, coeff).sum())(x))(jnp.ones(3), jnp.int32(2))
     assert np.array_equal(gradient, np.full(3, -2.0, dtype=np.float32))
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize("form", [form for form in TORCH_FORMS if form.name != "Function"], ids=str)
+def test_torch_compiled_for_others_and_then_given_dual_numbers(form: Form) -> None:
+    """A graph would run on them operator by operator, and it holds none for the rule."""
+    x = torch.tensor([0.3, -1.2])
+    program = torch.compile(lambda x: form.reverse(x, 0.37), backend="aot_eager")
+    whole = torch.compile(lambda x: form.reverse(x, 0.37), backend="aot_eager", fullgraph=True)
+    assert torch.equal(program(x), x)
+    assert torch.equal(whole(x), x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones(2))
+        tangent = torch.autograd.forward_ad.unpack_dual(program(dual)).tangent
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="would not reverse dual numbers"):
+            whole(dual)
+    assert tangent is not None
+    assert tangent.tolist() == pytest.approx([-0.37, -0.37])
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_compiled_integers_are_a_ramp_too_and_nan_is_refused(form: Form) -> None:
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    program = torch.compile(lambda x, coeff: form.reverse(x, coeff).sum(), backend=counter, fullgraph=True)
+    for coeff in range(-3, 4):
+        x = torch.zeros(2, requires_grad=True)
+        (gradient,) = torch.autograd.grad(program(x, coeff), x)
+        assert gradient.tolist() == [-coeff, -coeff]
+    assert counter.frame_count <= 2
+    with pytest.raises(Exception, match="coeff: got nan"):
+        program(torch.zeros(2, requires_grad=True), float("nan"))

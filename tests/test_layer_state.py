@@ -472,3 +472,47 @@ def test_linen_layer_works_inside_a_model() -> None:
     variables = model.init(jax.random.key(0), jnp.ones((1, 2)), 1.0)
     with_layer = jax.grad(lambda x: model.apply(variables, x, 0.5).sum())(jnp.ones((1, 2)))
     assert np.array_equal(with_layer, -0.5 * variables["params"]["Dense_0"]["kernel"].T)
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["parameter", "buffer", "part of a graph"])
+@pytest.mark.parametrize("late", [False, True], ids=["made", "set"])
+def test_torch_tensor_is_held_as_a_plain_one(kind: str, late: bool) -> None:
+    number = torch.tensor(0.1)
+    coeff = {
+        "parameter": lambda: torch.nn.Parameter(number),
+        "buffer": lambda: torch.nn.Buffer(number),
+        "part of a graph": lambda: number.requires_grad_() * 1,
+    }[kind]()
+    made = torch_impl.GRL() if late else torch_impl.GRL(coeff)
+    made.coeff = coeff
+    assert not list(made.parameters())
+    assert not list(made.buffers())
+    for same in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        same.half()
+        assert same.coeff.dtype == torch.float32
+        assert same.coeff == number
+    made.coeff = 0.5
+    assert made.coeff == 0.5
+
+
+@needs_torch
+def test_torch_schedule_may_be_a_module() -> None:
+    class Halving(torch.nn.Module):
+        def forward(self, step: int) -> float:
+            return 0.5**step
+
+    made = torch_impl.GRL()
+    made.coeff = Halving()
+    made.step()
+    made.step()
+    assert made.coeff == 0.25
+
+
+@needs_torch
+def test_torch_loaded_tensor_is_a_copy() -> None:
+    coeff = torch.tensor(0.1)
+    loaded = torch_impl.GRL()
+    loaded.load_state_dict(torch_impl.GRL(coeff).state_dict())
+    coeff.fill_(5.0)
+    assert loaded.coeff == torch.tensor(0.1)

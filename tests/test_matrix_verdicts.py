@@ -44,15 +44,17 @@ def torch_layer(
     forward: Callable[[Any], Any] = lambda x: x.clone(),
     scale: Callable[[Any, Any], Any] = lambda g, coeff: g * -coeff,
     keep: bool = False,
+    apart: bool = True,
 ) -> Layer:
-    """A layer that is right but for what is said otherwise."""
+    """A layer that is right but for what is said otherwise. `apart`: under vmap, each λ has a value of its own."""
 
     class Rule(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
         def forward(x: Any, coeff: Any) -> Any:
-            return forward(x)
+            y = forward(x)
+            return torch.where(coeff == coeff, y, y) if apart and isinstance(coeff, torch.Tensor) else y
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -116,7 +118,10 @@ def torch_first_order() -> set[str]:
     }
 
 
-VMAP = {"func.vmap of grad", "func.vmap over λ", "func.jacfwd", "func.hessian", "functional_call, per sample"}
+VMAP = {
+    *("func.vmap of grad", "func.vmap over λ", "func.grad of vmap over λ"),
+    *("func.jacfwd", "func.hessian", "functional_call, per sample"),
+}
 
 
 @needs_torch
@@ -164,6 +169,18 @@ def test_torch_coefficient_rounded() -> None:
     gradients = torch_layer(scale=lambda g, coeff: (g.float() * -to(g.dtype, coeff).float()).to(g.dtype))
     among = ["16 bits: λ is not rounded", "eager", "double backward", "func.vmap of grad"]
     assert_wrong(gradients, "torch", {"16 bits: λ is not rounded"}, among)
+
+
+@needs_torch
+def test_torch_one_value_for_all_coefficients_under_vmap() -> None:
+    assert_wrong(torch_layer(apart=False), "torch", {"func.grad of vmap over λ"}, torch_cells())
+
+
+@needs_torch
+def test_torch_in_place_operation_changes_x() -> None:
+    layer = torch_layer(forward=lambda x: x.view_as(x))  # under torch.func, PyTorch forgets that it is a view
+    among = ["func.grad, in-place operation afterwards", "in-place operation afterwards", "func.grad", "eager"]
+    assert_wrong(layer, "torch", {"func.grad, in-place operation afterwards"}, among)
 
 
 @needs_torch
@@ -224,19 +241,21 @@ def jax_layer(
     scale: Callable[[Any, Any], Any] | None = None,
     again: Layer | None = None,
     keep: Callable[[Any, Any], Any] = lambda x, coeff: coeff,
+    apart: bool = True,
 ) -> Layer:
-    """A layer that is right, to be differentiated backward, but for what is said otherwise."""
+    """A layer that is right, to be differentiated backward, but for what is said otherwise (`apart` as above)."""
 
     def multiply(g: Any, coeff: Any) -> Any:
         precision = jnp.float32 if g.dtype.itemsize < 4 else g.dtype
         return (g.astype(precision) * -coeff.astype(precision)).astype(g.dtype)
 
-    @jax.custom_vjp
-    def rule(x: Any, coeff: Any) -> Any:
-        return forward(x)
+    def value(x: Any, coeff: Any) -> Any:
+        y = forward(x)
+        return jnp.where(coeff == coeff, y, y) if apart else y
 
+    rule = jax.custom_vjp(value)
     rule.defvjp(
-        lambda x, coeff: ((again or gradient_reversal_jvp)(forward(x), coeff), (coeff, keep(x, coeff))),
+        lambda x, coeff: ((again or gradient_reversal_jvp)(value(x, coeff), coeff), (coeff, keep(x, coeff))),
         lambda kept, g: ((scale or multiply)(g, kept[0]), None),
     )
 
@@ -315,6 +334,11 @@ def test_jax_coefficient_rounded() -> None:
     layer = jax_layer(scale=lambda g, coeff: g * -coeff.astype(jnp.float32).astype(g.dtype))
     among = ["64 bits: λ is not rounded", "eager", "double backward", "vmap of grad"]
     assert_wrong(layer, "jax", {"64 bits: λ is not rounded"}, among)
+
+
+@needs_jax
+def test_jax_one_value_for_all_coefficients_under_vmap() -> None:
+    assert_wrong(jax_layer(apart=False), "jax", {"grad of vmap over λ"}, jax_cells())
 
 
 @needs_jax

@@ -221,6 +221,16 @@ BROKEN: dict[str, tuple[Callable[[Any], Callable[[Any], Any]], str]] = {
         "not linear: what reaches x is not proportional to the gradient that comes in:"
         " something clips, normalises or rounds within the backward pass.",
     ),
+    "large gradients alone shrunk": (
+        lambda side: side.rule(lambda cotangent: -cotangent / (1 + (cotangent / 1e5) ** 2) ** 0.5),
+        "not linear: what reaches x is not proportional to the gradient that comes in:"
+        " something clips, normalises or rounds within the backward pass.",
+    ),
+    "small gradients alone shrunk": (
+        lambda side: side.rule(lambda cotangent: -(cotangent**3) / (cotangent**2 + 1e-9)),
+        "not linear: what reaches x is not proportional to the gradient that comes in:"
+        " something clips, normalises or rounds within the backward pass.",
+    ),
     "sign of the gradient alone": (
         lambda side: side.rule(lambda cotangent: -cotangent / abs(cotangent)),
         "not linear: what reaches x is not proportional to the gradient that comes in:"

@@ -230,7 +230,9 @@ def _start(settings: dict[str, Any], out: str | None, terminated: Callable[[], b
     task, data = settings.pop("task"), settings["data"]
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
-    config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
+    if task is None:
+        task = Config.task if data is None else "data"
+    config = Config.recommended(task, **settings)
     console = make_console()
     arrays = _load(config, console)
     if out is None:

@@ -53,6 +53,8 @@ def load_path(
         ImportError: there are images, and Pillow is not installed.
     """
     name, store, bad = fspath(path), Store(memory << 20, follow), BadData(on_bad_data)
+    if not name:  # which pathlib takes for the current directory
+        raise DataError("data: got no name; accepted is an .npz archive or a folder.")
     try:
         is_folder = Path(name).is_dir()
     except (OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
+from jax.custom_batching import custom_vmap
 
 from grl.coefficient import aligned_shape, finite_number, require_real
 
@@ -26,7 +28,7 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
 
     Args:
         x: an array of any shape, or a pytree of arrays. Leaves that carry no gradient (integers, bools, PRNG keys,
-            plain Python values) are returned as they are, and so is an array that nobody differentiates.
+            plain Python values, functions) are returned as they are, and so is an array that nobody differentiates.
         coeff: λ; reverses where positive, blocks where 0, passes on (scaled) where negative. A finite real number,
             a 0-d real array, traced or not, one value per sample with shape (N,), or one per element. λ never gets a
             gradient.
@@ -35,7 +37,8 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         What came in: values bit for bit the same, each array with x's dtype, shape and sharding.
 
     Raises:
-        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library.
+        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
+            JAX's pytrees do not know and that may hold arrays.
         ValueError: λ is not finite, or its shape fits neither of the forms above.
 
     Example:
@@ -98,7 +101,8 @@ def _reverse_jvp_rule(primals: tuple[Array, Array], tangents: tuple[Array, Any])
 
 @jax.custom_vjp
 def _reverse(x: Array, coeff: Array) -> Array:
-    return x
+    y: Array = _value(x, coeff)
+    return y
 
 
 def _forward(x: Array, coeff: Array) -> tuple[Array, Array]:
@@ -111,6 +115,21 @@ def _backward(coeff: Array, cotangent: Array) -> tuple[Array, None]:
 
 
 _reverse.defvjp(_forward, _backward)
+
+
+@custom_vmap
+def _value(x: Array, coeff: Array) -> Array:
+    return x
+
+
+@_value.def_vmap
+def _value_of_each(size: int, batched: Sequence[bool], x: Array, coeff: Array) -> tuple[Array, bool]:
+    # Under `vmap` over λ alone, a plain `x` would be one value for all λ, and its cotangent the sum of all that come
+    # back, before λ is there to scale each.
+    x_batched, coeff_batched = batched
+    if coeff_batched and not x_batched:
+        x = jnp.broadcast_to(x, (size, *x.shape))
+    return _value(x, coeff), True
 
 
 def _scale(array: Array, coeff: Array) -> Array:
@@ -130,11 +149,16 @@ def _as_coefficient(coeff: Any) -> Any:
     return np.float64(finite_number(coeff))  # 64 bits until JAX makes it an array of the precision in force
 
 
+# What can hold no array. Anything else that is no array could pass one on with its gradient as it is.
+_PLAIN = (bool, int, float, complex, str, bytes, np.generic)
+
+
 def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
     if not isinstance(leaf, Array | np.ndarray):
-        if hasattr(leaf, "__array__") and not isinstance(leaf, np.generic):
-            raise TypeError(f"x: got a {type(leaf).__module__}.{type(leaf).__name__}; accepted are JAX arrays.")
-        return leaf
+        if isinstance(leaf, _PLAIN) or callable(leaf):
+            return leaf
+        kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
+        raise TypeError(f"x: got a {kind}; accepted are JAX arrays, in tuples, lists and dicts (pytrees).")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     shape = aligned_shape(jnp.shape(coeff), leaf.shape)

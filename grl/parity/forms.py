@@ -108,7 +108,7 @@ def load_target(target: str) -> Any:
         raise CheckError(f"target: got {target!r}; accepted is package.module:callable.")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # of whatever kind: it is the user's module that is run
+    except (Exception, SystemExit) as error:  # of whatever kind: it is the user's module that is run
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise CheckError(
             f"target: {module_name} cannot be imported ({reason}); accepted is an installed module."

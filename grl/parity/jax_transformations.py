@@ -117,6 +117,18 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Array:
     return gradients
 
 
+@_transformation("grad of vmap over λ")
+def _grad_vmap_coeff(form: Form) -> None:
+    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    coeffs, scales = jnp.asarray([0.1, -2.0]), jnp.asarray([1.0, 3.0])
+
+    def loss(x: Array) -> Array:
+        per_coeff = jax.vmap(lambda c: form.reverse(x, c))(coeffs)
+        return (scales[:, None, None] * jnp.asarray(WEIGHTS) * jnp.sin(per_coeff)).sum()
+
+    same(jax.grad(loss)(the_x()), (2.0 * 3.0 - 0.1) * FIRST)
+
+
 @_transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
     coeffs = jnp.asarray([0.1, -2.0, 0.0, 1.0])

@@ -91,6 +91,21 @@ def _func_grad(form: Form) -> None:
     same(grad(loss_of(form.make(COEFF)))(the_x()), -COEFF * FIRST)
 
 
+@_transformation("func.grad, in-place operation afterwards")
+def _func_grad_in_place(form: Form) -> None:
+    layer = form.make(COEFF)
+
+    def loss(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x * 1.0
+        y = layer(x)
+        y.mul_(2.0)
+        return (torch.from_numpy(WEIGHTS) * (x + y)).sum(), x
+
+    gradient, x = grad(loss, has_aux=True)(the_x())
+    same(x, X, "the layer's input, when its output has been changed in place,")
+    same(gradient, (1 - 2 * COEFF) * WEIGHTS)
+
+
 @_transformation("func.vjp")
 def _func_vjp(form: Form) -> None:
     value, pullback, *_ = vjp(form.make(COEFF), the_x())
@@ -115,6 +130,18 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Tensor:
     per_coeff = vmap(lambda c: grad(loss_of(lambda x: form.reverse(x, c)))(the_x()))
     gradients: Tensor = compiled(per_coeff)(coeffs)
     return gradients
+
+
+@_transformation("func.grad of vmap over λ")
+def _func_grad_vmap_coeff(form: Form) -> None:
+    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    coeffs, scales = torch.tensor([0.1, -2.0]), torch.tensor([1.0, 3.0])
+
+    def loss(x: Tensor) -> Tensor:
+        per_coeff = vmap(lambda c: form.reverse(x, c))(coeffs)
+        return (scales[:, None, None] * torch.from_numpy(WEIGHTS) * torch.sin(per_coeff)).sum()
+
+    same(grad(loss)(the_x()), (2.0 * 3.0 - 0.1) * FIRST)
 
 
 @_transformation("per-sample λ")

@@ -27,18 +27,19 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
 
     Args:
         x: a tensor of any shape, or a pytree (tuple, list, dict, nested) of tensors. Leaves that carry no gradient
-            (integers, bools, plain Python values) are returned as they are.
+            (integers, bools, plain Python values, functions) are returned as they are.
         coeff: λ; reverses where positive, blocks where 0, passes on (scaled) where negative. A finite real number,
             a 0-d real tensor, one value per sample with shape (N,), or one per element. λ never gets a gradient.
 
     Returns:
         What came in, values bit for bit the same, each tensor with x's dtype, shape, strides, device and subclass.
-        Under forward-mode differentiation the value is a copy instead of a view. So it is in a program captured by
-        `torch.export`, which holds the layer as the operator `grl::gradient_reversal` and needs `grl` to run; captured
-        under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity.
+        Under `torch.func` and forward-mode differentiation the value is a copy instead of a view. So it is in a program
+        captured by `torch.export`, which holds the layer as the operator `grl::gradient_reversal` and needs `grl` to
+        run; captured under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity.
 
     Raises:
-        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library.
+        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
+            PyTorch's pytrees do not know and that may hold tensors.
         ValueError: λ is not finite, or its shape fits neither of the forms above.
         RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after), or
             when a tensor λ is changed in place between forward and backward.
@@ -63,10 +64,17 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         and coeff - coeff == 0.0  # finite; the cheapest way to ask
     ):
         return _apply_eagerly(x, coeff)
+    if _is_dynamo_compiling() and not _are_functorch_transforms_active() and forward_ad._current_level >= 0:
+        return _reverse_uncompiled(x, coeff)
     coeff = _as_coefficient(coeff)
     if isinstance(x, Tensor):
         return _reverse_leaf(x, coeff)
     return pytree.tree_map(lambda leaf: _reverse_leaf(leaf, coeff), x)
+
+
+# A graph is run on dual numbers operator by operator, and has none for this rule. (Inductor's drops all tangents up to
+# torch 2.13 at least, pytorch#187284.)
+_reverse_uncompiled = torch.compiler.disable(gradient_reversal, reason="a graph would not reverse dual numbers")
 
 
 class GradientReverseFunction(Function):
@@ -96,7 +104,14 @@ class GradientReverseFunction(Function):
         Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
 
-    generate_vmap_rule = True
+    @classmethod
+    def apply(cls, x: Any, coeff: Any = 1.0) -> Any:
+        """Return `x`; its gradient is multiplied by −λ on the way back."""
+        # Under `torch.func` a view that a Function returns is not known to be one: what changes either in place would
+        # change the values of both and the derivative of one.
+        if _are_functorch_transforms_active():
+            x = x.clone()
+        return super().apply(x, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @staticmethod
     def forward(x: Any, coeff: float | Tensor = 1.0) -> Any:
@@ -133,6 +148,19 @@ class GradientReverseFunction(Function):
     def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
         """ẏ = −λ·ẋ."""
         return _scale(tangent, _coefficient_of(ctx))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, coeff: Any = 1.0) -> tuple[Any, int | None]:
+        """The rule for a batch of x, of λ, or of both is the same rule with one more dimension."""
+        x_dim, coeff_dim = (*in_dims, None)[:2]
+        coeff = _as_coefficient(coeff)
+        if isinstance(coeff, Tensor):
+            # Every λ gets a value of its own, although all are x: what comes back to a common one would be their sum.
+            x = x.expand(info.batch_size, *x.shape).contiguous() if x_dim is None else x.movedim(x_dim, 0)
+            coeff = coeff.unsqueeze(0) if coeff_dim is None else coeff.movedim(coeff_dim, 0)
+            shape = aligned_shape(coeff.shape[1:], x.shape[1:]) or (1,) * (x.dim() - 1)
+            coeff, x_dim = coeff.reshape(len(coeff), *shape), 0
+        return GradientReverseFunction.apply(x, coeff), x_dim
 
 
 # Dynamo would otherwise inline `forward` alone under `torch.func` and drop the gradient without a word (pytorch#193279;
@@ -194,8 +222,9 @@ _NUMBERS_RECOMPILE = torch.torch_version.TorchVersion(torch.__version__) < "2.13
 
 
 def _as_coefficient(coeff: Any) -> float | Tensor:
-    if type(coeff) is float and torch.compiler.is_compiling():
-        # Traced, so it has no value to check: a comparison would compile anew for each λ.
+    if (type(coeff) is float or type(coeff) is int) and torch.compiler.is_compiling() and coeff - coeff == 0:
+        # Traced, it may have no value to look at: a real comparison would compile anew for each λ. This one is settled
+        # without a value, and yet tells the numbers that are traced as constants, as the first one and any NaN are.
         return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else coeff
     if isinstance(coeff, np.ndarray):
         coeff = torch.as_tensor(coeff).clone()  # the array may change before backward, and NumPy would not tell
@@ -213,15 +242,20 @@ def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
     return coeff.detach().reshape(aligned_shape(coeff.shape, x.shape)) if isinstance(coeff, Tensor) else coeff
 
 
+# What can hold no tensor. Anything else that is no tensor could pass one on with its gradient as it is.
+_PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.SymInt, torch.SymFloat, type(None))
+
+
 def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
     if isinstance(leaf, torch.fx.Proxy):
-        return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
+        return GradientReverseFunction.apply(leaf, coeff)
     if not isinstance(leaf, Tensor):
-        if hasattr(leaf, "__array__"):
-            raise TypeError(f"x: got a {type(leaf).__module__}.{type(leaf).__name__}; accepted are torch tensors.")
-        return leaf
+        if isinstance(leaf, _PLAIN) or callable(leaf):
+            return leaf
+        kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
+        raise TypeError(f"x: got a {kind}; accepted are torch tensors, in tuples, lists and dicts (pytrees).")
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
     if torch.compiler.is_exporting() and not torch.is_grad_enabled():
         return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
-    return GradientReverseFunction.apply(leaf, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
+    return GradientReverseFunction.apply(leaf, coeff)

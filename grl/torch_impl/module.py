@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from grl.torch_impl.function import _as_coefficient, gradient_reversal
 
@@ -61,6 +61,12 @@ class GRL(nn.Module):
             return x
         return gradient_reversal(x, self._coeff if coeff is None else coeff)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "coeff":  # nn.Module would register a Parameter, a Buffer or a Module under this name instead
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def coeff(self) -> Any:
         """λ as it is now. Setting it to a number ends a schedule; setting a schedule starts one at the step count."""
@@ -69,13 +75,16 @@ class GRL(nn.Module):
     @coeff.setter
     def coeff(self, value: Any) -> None:
         self._schedule = value if callable(value) else None
-        self._coeff = _as_coefficient(value(self._step) if callable(value) else value)
+        self._coeff = _held(value(self._step) if callable(value) else value)
 
     def step(self) -> None:
-        """Advance the step count by one, and λ with it if a schedule gives it. Nothing else does."""
+        """Advance the step count by one, and λ with it if a schedule gives it. Nothing else does.
+
+        Call it outside of what `torch.compile` compiles: inside, each step count is a program of its own.
+        """
         self._step += 1
         if self._schedule is not None:
-            self._coeff = _as_coefficient(self._schedule(self._step))
+            self._coeff = _held(self._schedule(self._step))
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` keeps: λ and the step count, exactly. A schedule is code and stays with the layer."""
@@ -83,10 +92,17 @@ class GRL(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take λ and the step count back from a `state_dict`."""
-        self._coeff = _as_coefficient(state["coeff"])
+        coeff = _held(state["coeff"])
+        self._coeff = coeff.clone() if isinstance(coeff, Tensor) else coeff  # as PyTorch's own loading copies
         self._step = state["step"]
 
     def extra_repr(self) -> str:
         """λ, and the schedule with its step count if there is one."""
         schedule = f", schedule={self._schedule}, step={self._step}" if self._schedule is not None else ""
         return f"coeff={self._coeff}{schedule}"
+
+
+def _held(coeff: Any) -> float | Tensor:
+    """λ as a layer holds it: no Parameter, no Buffer (`.half()` would round it), no part of a graph."""
+    coeff = _as_coefficient(coeff)
+    return coeff.detach() if isinstance(coeff, Tensor) else coeff
