@@ -130,7 +130,7 @@ def _suspects(tree: Node) -> list[str]:
         if leaf.kind == "Linear" and convolved and inputs != before and inputs != 1:
             found.append(leaf.path)
         convolved |= leaf.kind in ("Conv", "ConvTranspose")
-        before = _outputs(leaf)
+        before = before if "Norm" in leaf.kind else _outputs(leaf)  # a norm gives what it takes
     return found
 
 

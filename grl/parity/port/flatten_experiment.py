@@ -56,7 +56,7 @@ def changed_inputs(model: Any, tree: Node) -> dict[str, Changed] | None:
         nnx's name → what changes, for layers that a change reaches; None if the model does not run on one square image,
         (N, H, W, C).
     """
-    first = next(leaf for leaf in tree.leaves() if leaf.kind == "Conv").value
+    first = next(leaf for leaf in tree.leaves() if leaf.kind in ("Conv", "ConvTranspose")).value
     model = nnx.clone(model)
     model.eval()
     graph, state = nnx.split(model)
