@@ -3,6 +3,7 @@
 Importing it imports no framework.
 """
 
+from grl.parity.bits import assert_same_bits, ulp_distance
 from grl.parity.check import check_layer
 from grl.parity.forms import CheckError
 from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
@@ -25,10 +26,12 @@ __all__ = [
     "Reversal",
     "Rule",
     "assert_reverses",
+    "assert_same_bits",
     "check_layer",
     "copy_weights",
     "domain_gradient_report",
     "measure_reversal",
     "pair",
     "register_rule",
+    "ulp_distance",
 ]
