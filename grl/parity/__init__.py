@@ -10,6 +10,7 @@ from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, 
 from grl.parity.matrix import Cell, Form
 from grl.parity.port.copying import copy_weights
 from grl.parity.port.pairing import Pair, Pairing, pair
+from grl.parity.port.portable import load_portable, save_portable
 from grl.parity.port.rules import Rule, register_rule
 from grl.parity.port.slot import PortError
 from grl.parity.reversal import Reversal, assert_reverses, measure_reversal
@@ -30,8 +31,10 @@ __all__ = [
     "check_layer",
     "copy_weights",
     "domain_gradient_report",
+    "load_portable",
     "measure_reversal",
     "pair",
     "register_rule",
+    "save_portable",
     "ulp_distance",
 ]
