@@ -57,9 +57,8 @@ def save_weights(path: str | PathLike[str], weights: Weights, metadata: Mapping[
     """
     from safetensors.numpy import save
 
-    data = save(
-        {name: np.ascontiguousarray(array) for name, array in weights.items()}, {"format": "pt", **(metadata or {})}
-    )
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    data = save(arrays, {"format": "pt", **(metadata or {})})
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -115,7 +114,5 @@ def check_weights(name: str, weights: Weights, expected: Weights) -> None:
             shapes = f"has shape {array.shape}; expected is {expected[key].shape}"
             raise CheckpointError(f"{name}: weights of another network: {key!r} {shapes}.")
         if array.dtype.kind != expected[key].dtype.kind or not np.isfinite(array).all():
-            kind = (
-                "floating-point numbers" if expected[key].dtype.kind == "f" else f"numbers like {expected[key].dtype}"
-            )
+            kind = {"f": "floating-point numbers", "c": "complex numbers"}.get(expected[key].dtype.kind, "integers")
             raise CheckpointError(f"{name}: {key!r} holds something else than finite {kind}.")

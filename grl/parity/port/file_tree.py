@@ -40,15 +40,11 @@ def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node 
         version = metadata["grl_portable"]
         raise CheckpointError(f"{path}: of version {version!r} of the portable format; accepted is {_VERSION}.")
     try:
-        layers = [
-            (str(name), str(kind), [str(part) for part in parts])
-            for name, kind, parts in json.loads(metadata["layers"])
-        ]
-        leaves = [
-            _leaf(name, kind, {part: weights[joined(name, part)].shape for part in parts})
-            for name, kind, parts in layers
-        ]
-    except (KeyError, ValueError, TypeError) as error:
+        leaves = []
+        for name, kind, parts in json.loads(metadata["layers"]):
+            shapes = {part: weights[joined(name, part)].shape for part in parts}
+            leaves.append(_Written("file", name, name, None, rule_of_kind(kind), (), kind, shapes))
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its list of layers is not that of its arrays.") from error
     return _gathered("", leaves)
 
@@ -64,18 +60,14 @@ class _Written(Node):
         self.__dict__ |= {"kind": self.written_kind, "shapes": self.written_shapes or {}}  # what a Node finds out
 
 
-def _leaf(name: str, kind: str, shapes: dict[str, Any]) -> _Written:
-    return _Written("file", name, name, None, rule_of_kind(kind), (), kind, shapes)
-
-
 def _gathered(above: str, leaves: list[_Written]) -> _Written:
     """Parts under their modules, as their names say."""
+    if len(leaves) == 1 and leaves[0].name == above:
+        return leaves[0]
     groups: dict[str, list[_Written]] = {}
     for leaf in leaves:
-        rest = leaf.name.removeprefix(f"{above}.") if above else leaf.name
-        groups.setdefault(joined(above, rest.partition(".")[0]), []).append(leaf)
-    children = [
-        group[0] if len(group) == 1 and group[0].name == name else _gathered(name, group)
-        for name, group in groups.items()
-    ]
-    return _Written("file", above, above, None, None, tuple(children))
+        if leaf.name != above:
+            rest = leaf.name[len(above) + 1 :] if above else leaf.name
+            groups.setdefault(joined(above, rest.partition(".")[0]), []).append(leaf)
+    children = tuple(_gathered(name, group) for name, group in groups.items())
+    return _Written("file", above, above, None, None, children)

@@ -28,10 +28,9 @@ def in_torch_layout(
     found = ((rule.gradients if gradients else None) or rule.to_torch)(arrays, module)
     if channels is None:
         return found
-    return {
-        name: to_channels_first(array, channels) if _is_of_inputs(rule, name) else array
-        for name, array in found.items()
-    }
+    for name in _of_inputs(rule, found):
+        found[name] = to_channels_first(found[name], channels)
+    return found
 
 
 def in_nnx_layout(rule: Rule | None, module: Any, arrays: Weights, channels: int | None = None) -> Weights:
@@ -43,13 +42,10 @@ def in_nnx_layout(rule: Rule | None, module: Any, arrays: Weights, channels: int
     if rule is None or not arrays:
         return arrays
     if channels is not None:
-        arrays = {
-            name: to_channels_last(array, channels) if _is_of_inputs(rule, name) else array
-            for name, array in arrays.items()
-        }
+        arrays = arrays | {name: to_channels_last(arrays[name], channels) for name in _of_inputs(rule, arrays)}
     return rule.to_nnx(arrays, module)
 
 
-def _is_of_inputs(rule: Rule, name: str) -> bool:
-    """Whether the last axis of an array is that of the layer's inputs, as in all of a norm's, not in a Linear's bias."""
-    return rule.kind != "Linear" or name == "weight"
+def _of_inputs(rule: Rule, arrays: Weights) -> list[str]:
+    """The names of arrays whose last axis is that of the layer's inputs: all of a norm's, not a Linear's bias."""
+    return [name for name in arrays if rule.kind != "Linear" or name == "weight"]

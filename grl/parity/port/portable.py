@@ -14,7 +14,7 @@ from grl.parity.port.file_tree import described, file_tree
 from grl.parity.port.flatten import find_flattened
 from grl.parity.port.layouts import in_nnx_layout, in_torch_layout
 from grl.parity.port.matching import correspond
-from grl.parity.port.slot import PortError, read_all, write_all
+from grl.parity.port.slot import PortError, Slot, read_all, write_all
 from grl.parity.port.tree import Node, grown, joined
 
 __all__ = ["load_portable", "portable_weights", "save_portable", "set_portable_weights"]
@@ -124,7 +124,7 @@ def set_portable_weights(model: Any, weights: Weights, flatten: Mapping[str, Seq
     tree = grown(model)
     flattened = find_flattened(model, flatten) if tree.side == "nnx" else {}
     arrays: Weights = {}
-    slots = {}
+    slots: dict[str, Slot] = {}
     for leaf in tree.leaves():
         mine = {name: weights[joined(leaf.name, name)] for name in leaf.shapes}
         if tree.side == "nnx":
