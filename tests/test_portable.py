@@ -45,7 +45,6 @@ def danns() -> tuple[Any, Any]:
 MODELS = {
     "LeNet": lenets,
     "DANN": danns,
-    "Transformer": lambda: (models_torch.Transformer(), models_jax.Transformer(rngs=nnx.Rngs(1))),
     "TextClassifier": lambda: (models_torch.TextClassifier(), models_jax.TextClassifier(rngs=nnx.Rngs(1))),
 }
 
