@@ -1,12 +1,18 @@
-"""Is a layer right? The matrix of layers and transformations, and whether a layer reverses in a model.
+"""Is a layer right, does it reverse in a model, and is a model the same in both frameworks?
 
 Importing it imports no framework.
 """
 
+from grl.parity.bits import assert_same_bits, ulp_distance
 from grl.parity.check import check_layer
 from grl.parity.forms import CheckError
 from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
 from grl.parity.matrix import Cell, Form
+from grl.parity.port.copying import copy_weights
+from grl.parity.port.pairing import Pair, Pairing, pair
+from grl.parity.port.portable import load_portable, save_portable
+from grl.parity.port.rules import Rule, register_rule
+from grl.parity.port.slot import PortError
 from grl.parity.reversal import Reversal, assert_reverses, measure_reversal
 
 __all__ = [
@@ -14,10 +20,21 @@ __all__ = [
     "CheckError",
     "DomainGradientReport",
     "Form",
+    "Pair",
+    "Pairing",
     "ParameterGradient",
+    "PortError",
     "Reversal",
+    "Rule",
     "assert_reverses",
+    "assert_same_bits",
     "check_layer",
+    "copy_weights",
     "domain_gradient_report",
+    "load_portable",
     "measure_reversal",
+    "pair",
+    "register_rule",
+    "save_portable",
+    "ulp_distance",
 ]

@@ -1,0 +1,148 @@
+"""The JAX half of carrying weights: what an nnx model is made of, and how its numbers are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from grl.jax_impl.module import GRL
+from grl.parity.port.slot import Slot, narrowed
+
+__all__ = ["NAME", "children", "is_parameter", "own_name", "slots"]
+
+NAME = "nnx"
+Array = NDArray[Any]
+
+_NO_WEIGHTS = (nnx.RngState, nnx.Cache, nnx.Intermediate)
+
+
+def children(module: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield (name, PyTorch's name for it, value) of a module's own Variables and modules, in the order of definition.
+
+    An `nnx.Sequential` keeps its layers in `layers`, PyTorch's at once in itself.
+    """
+    for name, value in _items(module):
+        if isinstance(module, nnx.Sequential) and name == "layers":
+            for index, layer in _items(value):
+                if _has_parts(layer):
+                    yield f"layers.{index}", index, layer
+        elif isinstance(value, nnx.Variable):
+            if not isinstance(value, _NO_WEIGHTS):
+                yield name, name, value
+        elif _has_parts(value):
+            yield name, name, value
+
+
+def is_parameter(value: Any) -> bool:
+    """Whether a child is a Variable, not a module."""
+    return isinstance(value, nnx.Variable)
+
+
+def own_name(value: Any) -> str:
+    """The name of a module's class."""
+    return type(value).__name__
+
+
+def slots(value: Any, prefix: str = "") -> dict[str, Slot]:
+    """Return the places where a Variable, or a module and all in it, keep their numbers, by name."""
+    if isinstance(value, nnx.Variable):
+        return {prefix: VariableSlot(value)}
+    if isinstance(value, GRL):
+        return {_join(prefix, part): ReversalSlot(getattr(value, part)) for part in ("_coeff", "_step")}
+    found: dict[str, Slot] = {}
+    for name, _, child in children(value):
+        found |= slots(child, _join(prefix, name))
+    return found
+
+
+class VariableSlot:
+    """A Variable: it stays the same one, of its dtype, and its array lies where the old one lay."""
+
+    def __init__(self, variable: Any) -> None:
+        self.identity: Any = id(variable)
+        self._variable = variable
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The array's."""
+        return tuple(self._variable.get_value().shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+        dtype = np.dtype(self._variable.get_value().dtype)
+        return np.dtype(np.float32) if dtype.kind == "V" else dtype
+
+    def read(self) -> Array:
+        """The numbers; bfloat16 as float32, which holds each of its values."""
+        value = self._variable.get_value()
+        if isinstance(value, jax.ShapeDtypeStruct):
+            raise ValueError("the Variable is abstract and holds no numbers")
+        array = np.asarray(value)
+        return array.astype(self.dtype) if array.dtype != self.dtype else array
+
+    def prepare(self, array: Array) -> Any:
+        """These numbers as `write` takes them."""
+        value = self._variable.get_value()
+        numbers = narrowed(array, np.dtype(value.dtype))
+        with jax.enable_x64(True):  # without it, 64-bit numbers would become 32-bit ones
+            return jax.device_put(np.array(numbers), getattr(value, "sharding", None))
+
+    def keep(self) -> Any:
+        """What is there now, as `write` takes it."""
+        return self._variable.get_value()
+
+    def write(self, value: Any) -> None:
+        """Put prepared numbers there."""
+        self._variable.set_value(value)
+
+
+class ReversalSlot(VariableSlot):
+    """λ or the step count of a gradient reversal layer: a NumPy number by default; any shape of λ goes."""
+
+    @property
+    def shape(self) -> None:
+        """Any."""
+        return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+        return np.dtype(np.float64)
+
+    def read(self) -> Array:
+        """The number, or the λ of each sample or element."""
+        return np.asarray(self._variable.get_value(), np.float64)
+
+    def prepare(self, array: Array) -> Any:
+        """These numbers as `write` takes them."""
+        if np.asarray(self._variable.get_value()).dtype.kind == "i":
+            return np.int32(array)
+        return np.float64(array) if array.ndim == 0 else jnp.asarray(array)
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((str(key), inner) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((str(index), inner) for index, inner in enumerate(value))
+    elif isinstance(value, nnx.Module):
+        yield from ((name, inner) for name, inner in vars(value).items() if not name.startswith("_pytree__"))
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, nnx.Module):
+        return True
+    return isinstance(value, dict | list | tuple) and any(
+        isinstance(inner, nnx.Variable) or _has_parts(inner) for _, inner in _items(value)
+    )
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
