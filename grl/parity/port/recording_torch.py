@@ -1,0 +1,384 @@
+"""The PyTorch half of a comparison: run a model, record it, and run it again with one function changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
+
+__all__ = ["Call", "Change", "TorchModel", "to_tensors"]
+
+Change = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""What is done instead of a call of a function: it gets the function and its arguments, and returns a result."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of one of PyTorch's functions while a model ran.
+
+    Args:
+        index: which one it was.
+        name: the function's.
+        arguments: positional and named.
+        module: the name of the innermost module that made it; "" for the model itself and for the loss.
+    """
+
+    index: int
+    name: str
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    module: str
+
+
+class TorchModel:
+    """A copy of a model in one precision, which runs as often as is asked for, each time from the same state.
+
+    Args:
+        model: the user's, which stays as it is.
+        inputs: the arguments of the call: NumPy arrays, or whatever else the model takes.
+        loss: a function of the output to a scalar tensor.
+        double: whether to compute in float64; the model's own precision otherwise.
+        train: the mode; None: that of the model.
+        watched: the names of the layers to record.
+        optimizer: `torch.optim.Optimizer` over the model's parameters, or a function of parameters that makes one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Any],
+        loss: Callable[[Any], Tensor],
+        *,
+        double: bool,
+        train: bool | None,
+        watched: Sequence[str],
+        optimizer: Any = None,
+    ) -> None:
+        is_made = isinstance(optimizer, torch.optim.Optimizer)
+        self.model, self.optimizer = copy.deepcopy((model, optimizer if is_made else None))
+        if train is not None:
+            self.model.train(train)
+        if double:
+            self.model.double()
+            for state in self.optimizer.state.values() if self.optimizer is not None else ():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
+                        state[name] = value.double()
+        if optimizer is not None and not is_made:
+            self.optimizer = optimizer(self.model.parameters())
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        self.inputs = to_tensors(inputs, double, device)
+        self.loss = loss
+        self.watched = watched
+        self.without_dropout = False
+
+    def run(self, changes: Mapping[int, Change] | None = None) -> Recording:
+        """Run forward and backward, and the optimiser's step if there is one."""
+        seen = Recording()
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        with _undone(self.model), self._functions(changes) as functions, torch.enable_grad():
+            with self._recording(seen, self.watched):
+                value = self._forward(seen)
+            seen.dropouts = functions.dropouts
+            found = _differentiated(value, list(parameters.values()))
+            seen.reversals = _count_reversals(value.grad_fn)
+            seen.gradients = {
+                name: _numpy(g) for (name, p), g in zip(parameters.items(), found, strict=True) if g is not None
+            }
+            seen.statistics = {
+                name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()
+            }
+            if self.optimizer is not None:
+                seen.updates = self._step(parameters, found)
+        return seen
+
+    def activation(self, key: Key, changes: Mapping[int, Change] | None = None) -> list[Array]:
+        """Return what one call of a layer gives, or the output, or the loss, when functions before it are changed."""
+        seen = Recording()
+        with _undone(self.model), self._functions(changes), torch.no_grad(), self._recording(seen, [key[0]], key):
+            try:
+                self._forward(seen)
+            except _ReachedError:
+                pass
+        return seen.activations[key]
+
+    def statistics(self, changes: Mapping[int, Change] | None = None) -> dict[str, Array]:
+        """Return the running statistics after a forward pass in which functions are changed."""
+        with _undone(self.model), self._functions(changes), torch.no_grad():
+            self.model(*self.inputs)
+            return {name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
+
+    def calls(self, until: Key | None = None) -> list[tuple[Call, int]]:
+        """Return all calls of functions up to a call of a layer, with how many watched layers had ended before each."""
+        seen, calls = Recording(), list[tuple[Call, int]]()
+        inside: list[str] = []
+
+        def note(call: Call) -> None:
+            calls.append((call, len(seen.activations)))
+
+        names = self.watched if until is None else [*self.watched, until[0]]
+        with _undone(self.model), self._functions(None, note, inside), torch.no_grad(), self._entered(inside):
+            with self._recording(seen, names, until):
+                try:
+                    self._forward(seen)
+                except _ReachedError:
+                    pass
+        return calls
+
+    def gradients_by_edge(
+        self, factor: float, indices: Sequence[int], wanted: Sequence[str]
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Yield, for each call of a function, the gradients when what flows back into its first tensor is scaled.
+
+        Args:
+            factor: what the gradient is multiplied by.
+            indices: the calls' numbers.
+            wanted: the names of the parameters.
+        """
+        scaled: list[int] = []
+
+        def watch(index: int) -> Change:
+            def change(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                def scale(tensor: Tensor) -> Tensor:
+                    view = tensor.view_as(tensor)
+                    view.register_hook(lambda g: g * factor if index in scaled else g)
+                    return view
+
+                first = next((i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad), None)
+                if first is None:
+                    return function(*args, **kwargs)
+                return function(*args[:first], scale(args[first]), *args[first + 1 :], **kwargs)
+
+            return change
+
+        parameters = [dict(self.model.named_parameters())[name] for name in wanted]
+        with _undone(self.model), self._functions({i: watch(i) for i in indices}), torch.enable_grad():
+            value = self.loss(self.model(*self.inputs))
+            for index in indices:
+                scaled[:] = [index]
+                found = _differentiated(value, parameters)
+                yield index, {n: _numpy(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+
+    def parameter(self, name: str) -> Array:
+        """Return a parameter or buffer as it is."""
+        return _numpy(self._places()[name], copied=True)
+
+    @contextmanager
+    def with_parameters(self, arrays: Mapping[str, Array]) -> Iterator[None]:
+        """Put other numbers into parameters and buffers for the time of the block."""
+        places = self._places()
+        before = {name: places[name].detach().clone() for name in arrays}
+        try:
+            with torch.no_grad():
+                for name, array in arrays.items():
+                    places[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in before.items():
+                    places[name].copy_(tensor)
+
+    def _places(self) -> dict[str, Tensor]:
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def _forward(self, seen: Recording) -> Tensor:
+        output = self.model(*self.inputs)
+        seen.activations[OUTPUT] = [_numpy(leaf, copied=True) for leaf in _floats(output)]
+        value = self.loss(output)
+        seen.activations[LOSS] = [_numpy(value, copied=True)]
+        return value
+
+    def _step(self, parameters: Mapping[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Array]:
+        assert self.optimizer is not None
+        optimizer = copy.deepcopy(self.optimizer.state_dict())
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        updates = {name: _numpy(p.detach() - before[name]) for name, p in parameters.items()}
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
+                parameter.grad = None
+        self.optimizer.load_state_dict(optimizer)
+        return updates
+
+    @contextmanager
+    def _functions(
+        self,
+        changes: Mapping[int, Change] | None,
+        note: Callable[[Call], None] | None = None,
+        inside: list[str] | None = None,
+    ) -> Iterator[_Functions]:
+        with _Functions(changes or {}, note, inside, self.without_dropout) as functions:
+            yield functions
+
+    @contextmanager
+    def _recording(self, seen: Recording, names: Sequence[str], until: Key | None = None) -> Iterator[None]:
+        def hook(name: str) -> Any:
+            def record(_: nn.Module, __: Any, output: Any) -> None:
+                with torch._C.DisableTorchFunction():
+                    key = seen.record(name, [_numpy(leaf, copied=True) for leaf in _floats(output)])
+                if key == until:
+                    raise _ReachedError
+
+            return record
+
+        modules = dict(self.model.named_modules())
+        handles = [modules[name].register_forward_hook(hook(name)) for name in dict.fromkeys(names) if name in modules]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _entered(self, inside: list[str]) -> Iterator[None]:
+        """Keep the names of the modules that are running, outermost first."""
+        handles = []
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
+            handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _ReachedError(Exception):
+    """The layer whose activation is asked for has run; the rest of the model need not."""
+
+
+class _Functions(TorchFunctionMode):
+    """Sees, numbers and changes calls of PyTorch's functions, those of a model and those of a loss."""
+
+    def __init__(
+        self,
+        changes: Mapping[int, Change],
+        note: Callable[[Call], None] | None,
+        inside: list[str] | None,
+        without_dropout: bool,
+    ) -> None:
+        super().__init__()
+        self.changes, self.note, self.inside = changes, note, inside
+        self.without_dropout = without_dropout
+        self.dropouts: list[float] = []
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__", "dim", "size", "_set_grad_enabled"):
+            return func(*args, **kwargs)
+        if self.note is not None:
+            self.note(Call(self.count, name, (args, kwargs), self.inside[-1] if self.inside else ""))
+        change = self.changes.get(self.count)
+        self.count += 1
+        rate = active_dropout(name, args, kwargs)
+        if rate:
+            self.dropouts.append(rate)
+        if change is not None:
+            return change(func, args, kwargs)
+        return without_dropout(func, args, kwargs) if rate and self.without_dropout else func(*args, **kwargs)
+
+
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+# Where the composite functions have their rate, and whether it is active: number of the argument, and name.
+_RATES = {
+    **dict.fromkeys(_DROPOUTS, ((1, "p", 0.5), (2, "training", True))),
+    "multi_head_attention_forward": ((10, "dropout_p", 0.0), (13, "training", True)),
+    "scaled_dot_product_attention": ((4, "dropout_p", 0.0), (99, "", True)),
+    "lstm": ((5, "dropout", 0.0), (6, "train", True)),
+    "gru": ((5, "dropout", 0.0), (6, "train", True)),
+}
+
+
+def active_dropout(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Return the rate of a function's dropout; 0 where there is none, or where it is off."""
+    if name not in _RATES:
+        return 0.0
+    rate, training = (
+        args[i] if len(args) > i else kwargs.get(argument, default) for i, argument, default in _RATES[name]
+    )
+    if name in ("lstm", "gru") and (isinstance(args[4], Tensor) or args[4] == 1):
+        return 0.0  # dropout is between the layers
+    return float(rate) if training else 0.0
+
+
+def without_dropout(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a function that has a dropout with the rate 0."""
+    (index, name, _), _ = _RATES[function.__name__]
+    if len(args) > index:
+        return function(*args[:index], 0.0, *args[index + 1 :], **kwargs)
+    return function(*args, **{**kwargs, name: 0.0})
+
+
+def to_tensors(values: Any, double: bool, device: torch.device | None = None) -> Any:
+    """Return a pytree with tensors for its NumPy arrays, without a copy where precision and device allow."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
+        if tensor.dtype == torch.int32:
+            tensor = tensor.long()  # what PyTorch takes for an index
+        return tensor.to(device, torch.float64 if double and tensor.is_floating_point() else None)
+
+    return tree_map(convert, values)
+
+
+def _floats(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _differentiated(value: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not value.requires_grad or not parameters:
+        return [None] * len(parameters)
+    with torch._C.DisableTorchFunction():
+        return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+
+
+def _count_reversals(node: Any) -> int:
+    """How many of a graph's nodes are `torch.autograd.Function`s, which is what a reversal is made of."""
+    seen, waiting = set(), [node]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return sum(isinstance(node, BackwardCFunction) for node in seen)
+
+
+@contextmanager
+def _undone(model: nn.Module) -> Iterator[None]:
+    """Draw the same random numbers in each run, and undo what a forward pass changes."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(device or 0 for device in devices)):
+            torch.manual_seed(0)
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _numpy(tensor: Tensor, copied: bool = False) -> Array:
+    """A tensor as NumPy has it; copied where what comes later may change it in place."""
+    array = tensor.detach().cpu()
+    if array.dtype in (torch.bfloat16, torch.float16):
+        return array.float().numpy()
+    found: Array = array.numpy()
+    return found.copy() if copied else found
