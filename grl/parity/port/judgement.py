@@ -60,8 +60,8 @@ def distance(a: Array, b: Array) -> float:
     if not a.size:
         return 0.0
     with np.errstate(all="ignore"):
-        difference = np.abs(a - b)
-        difference[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
+        difference = np.atleast_1d(np.abs(a - b))
+        difference[np.atleast_1d((a == b) | (np.isnan(a) & np.isnan(b)))] = 0.0
         largest = float(difference.max())
     return largest if np.isfinite(largest) else float("inf")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -24,7 +24,7 @@ class JaxModel:
     Args:
         model: the user's, which stays as it is.
         inputs: the arguments of the call: NumPy arrays, or whatever else the model takes.
-        loss: a function of the output to a scalar array.
+        loss: whether in float64 -> a function of the output to a scalar array.
         double: whether to compute in float64; the model's own precision otherwise.
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
@@ -35,7 +35,7 @@ class JaxModel:
         self,
         model: nnx.Module,
         inputs: Sequence[Any],
-        loss: Callable[[Any], jax.Array],
+        loss: Callable[[bool], Callable[[Any], jax.Array]],
         *,
         double: bool,
         train: bool | None,
@@ -43,7 +43,6 @@ class JaxModel:
         optimizer: Any = None,
     ) -> None:
         self.double = double
-        self.loss = loss
         self.watched = watched
         self.optimizer = getattr(optimizer, "tx", optimizer)
         self.without_dropout = False
@@ -56,7 +55,10 @@ class JaxModel:
             self.graph, self.parameters, self.rest = nnx.split(model, nnx.Param, ...)
             if double:
                 self.parameters, self.rest = doubled(self.parameters), doubled(self.rest)
-            self.inputs = to_arrays(inputs, double)
+            leaves, self._structure = jax.tree.flatten(to_arrays(tuple(inputs), double))
+            self.inputs = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+            self._fixed = [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]  # a mode, a λ: not traced
+            self.loss = loss(double)
 
     def run(self) -> Recording:
         """Run forward and backward, and the optimiser's step if there is one."""
@@ -67,7 +69,7 @@ class JaxModel:
             model = nnx.merge(self.graph, parameters, rest, copy=True)  # Variables of this trace, free to change
             traced = Recording()
             with _recording(model, self.watched, traced, self.without_dropout):
-                output = model(*inputs)
+                output = model(*self._joined(inputs))
             traced.activations[OUTPUT] = _floats(output)
             value = self.loss(output)
             traced.activations[LOSS] = [value]
@@ -86,11 +88,9 @@ class JaxModel:
 
         with self._precision():
             arguments = self.parameters, self.rest, self.inputs
-            traced = jax.jit(step).trace(*arguments)
-            seen.reversals = _count_reversals(traced.jaxpr.jaxpr)
             # It runs once, so that a quick compilation is worth more than a quick program.
-            program = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
-            activations, gradients, statistics, updates = program(*arguments)
+            compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+            activations, gradients, statistics, updates = compiled(*arguments)
             seen.activations = {
                 key: [np.asarray(array) for array in arrays] for key, arrays in zip(keys, activations, strict=True)
             }
@@ -99,20 +99,38 @@ class JaxModel:
             seen.updates = {} if updates is None else named(updates)
         return seen
 
-    def shape(self, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
-        """Return the shapes of what the model would return, without running it.
+    def accepts(self) -> bool:
+        """Whether the model takes its inputs, as far as their shapes go."""
+        try:
+            self._trace()
+        except Exception:  # whatever the model raises: it does not take them
+            return False
+        return True
 
-        Raises:
-            Exception: whatever the model raises for these inputs.
-        """
+    def dropouts(self) -> list[float]:
+        """Return the rates of the dropouts that are active, in the order of their calls."""
+        return self._trace()[0].dropouts
+
+    def reversals(self) -> int:
+        """Return how many functions with a backward rule of their own and the identity as value a pass goes through."""
+        return _count_reversals(self._trace()[1].jaxpr)
+
+    def _trace(self) -> tuple[Recording, Any]:
+        seen = Recording()
 
         def forward(parameters: Any, rest: Any, inputs: Any) -> Any:
-            return nnx.merge(self.graph, parameters, rest, copy=True)(*inputs)
+            model = nnx.merge(self.graph, parameters, rest, copy=True)
+            with _recording(model, [], seen, self.without_dropout):
+                return self.loss(model(*self._joined(inputs)))
 
         with self._precision():
-            traced, static = _partition(to_arrays(inputs, self.double))
-            out = jax.eval_shape(lambda p, r, i: forward(p, r, _join(i, static)), self.parameters, self.rest, traced)
-        return [leaf.shape for leaf in jax.tree.leaves(out)]
+            return seen, jax.make_jaxpr(forward)(self.parameters, self.rest, self.inputs)
+
+    def _joined(self, arrays: Sequence[jax.Array]) -> tuple[Any, ...]:
+        rest = iter(arrays)
+        leaves = [next(rest) if leaf is None else leaf for leaf in self._fixed]
+        arguments: tuple[Any, ...] = jax.tree.unflatten(self._structure, leaves)
+        return arguments
 
     def _precision(self) -> Any:
         return jax.enable_x64(True) if self.double else nullcontext()
@@ -211,10 +229,17 @@ def _floats(output: Any) -> list[Any]:
 
 
 def _count_reversals(jaxpr: Any) -> int:
-    """How many `custom_vjp`s a program holds, which is what a reversal is made of."""
+    """How many `custom_vjp`s a program holds whose value is their argument, which is what a reversal is."""
     count = 0
     for equation in jaxpr.eqns:
-        count += equation.primitive.name.startswith("custom_vjp")
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            count += _count_reversals(inner)
+        inner = list(jax.core.jaxprs_in_params(equation.params))
+        if equation.primitive.name.startswith("custom_vjp") and all(_computes_nothing(one) for one in inner):
+            count += 1
+        else:
+            count += sum(_count_reversals(one) for one in inner)
     return count
+
+
+def _computes_nothing(jaxpr: Any) -> bool:
+    inner = [list(jax.core.jaxprs_in_params(equation.params)) for equation in jaxpr.eqns]
+    return all(jaxprs and all(_computes_nothing(one) for one in jaxprs) for jaxprs in inner)

@@ -102,6 +102,12 @@ class TorchModel:
                 seen.updates = self._step(parameters, found)
         return seen
 
+    def dropouts(self) -> list[float]:
+        """Return the rates of the dropouts that are active, in the order of their calls."""
+        with _undone(self.model), self._functions(None) as functions, torch.no_grad():
+            self.model(*self.inputs)
+        return functions.dropouts
+
     def activation(self, key: Key, changes: Mapping[int, Change] | None = None) -> list[Array]:
         """Return what one call of a layer gives, or the output, or the loss, when functions before it are changed."""
         seen = Recording()
@@ -245,10 +251,14 @@ class TorchModel:
     @contextmanager
     def _entered(self, inside: list[str]) -> Iterator[None]:
         """Keep the names of the modules that are running, outermost first."""
+
+        def leave(*_: Any) -> None:
+            inside.pop()
+
         handles = []
         for name, module in self.model.named_modules():
             handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
-            handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
+            handles.append(module.register_forward_hook(leave))
         try:
             yield
         finally:
