@@ -292,16 +292,17 @@ def _row(kind: str, key: Key, their_name: str, a: Array, b: Array, a32: Array, b
     rounding = max(distance(a32.astype(np.float64), a), distance(b32.astype(np.float64), b))
     real, seen = distance(a, b), distance(a32, b32)
     bound = TOLERANCE * scale + WIDENING * (rounding if np.isfinite(rounding) else 0.0) + floor
+    whole = max(scale, size(a32), size(b32))
     same_kind = a32.shape == b32.shape and a32.dtype == b32.dtype
     return Row(
         kind=kind,
         key=key,
         where=key[0] if key[0] == their_name else f"{key[0]} (nnx: {their_name})",
         absolute=seen,
-        relative=seen / scale if scale else seen,
+        relative=seen / whole if whole else seen,
         ulp=float(ulp_distance(a32, b32).max()) if same_kind and a32.size else float("nan"),
         rounding=rounding,
-        scale=scale,
+        scale=whole,
         real=real,
         agrees=real <= bound,
     )

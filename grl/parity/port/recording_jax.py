@@ -46,6 +46,8 @@ class JaxModel:
         self.watched = watched
         self.optimizer = getattr(optimizer, "tx", optimizer)
         self.without_dropout = False
+        self._program: Any = None
+        self._slots: Any = None
         model = nnx.clone(model)
         if train is not None:
             model.train() if train else model.eval()
@@ -98,6 +100,46 @@ class JaxModel:
             seen.statistics = {name: array for name, array in named(statistics).items() if array.dtype.kind == "f"}
             seen.updates = {} if updates is None else named(updates)
         return seen
+
+    def train(self, inputs: Sequence[Any], targets: Any, loss: Callable[..., jax.Array]) -> float:
+        """Take a step of training, which the model keeps; return the loss before it.
+
+        Args:
+            inputs: the model's arguments.
+            targets: the loss's second argument; None: it has none.
+            loss: a function of the output and of the targets.
+        """
+
+        def step(state: Any, inputs: Any, targets: Any) -> Any:
+            parameters, rest, optimizer = state
+
+            def forward(parameters: Any) -> tuple[jax.Array, Any]:
+                model = nnx.merge(self.graph, parameters, rest, copy=True)
+                with _recording(model, [], Recording(), self.without_dropout):
+                    output = model(*self._joined(inputs))
+                value = loss(output) if targets is None else loss(output, targets)
+                return value, nnx.state(model, lambda _, variable: not isinstance(variable, nnx.Param))
+
+            (value, rest), gradients = jax.value_and_grad(forward, has_aux=True)(parameters)
+            updates, optimizer = self.optimizer.update(gradients, optimizer, parameters)
+            parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), parameters, updates)
+            return (parameters, rest, optimizer), value
+
+        with self._precision():
+            arrays = [leaf for leaf in jax.tree.leaves(to_arrays(inputs, self.double)) if isinstance(leaf, jax.Array)]
+            if self._program is None:
+                self._program = jax.jit(step)
+                self._slots = self.optimizer.init(self.parameters)
+            state = self.parameters, self.rest, self._slots
+            (self.parameters, self.rest, self._slots), value = self._program(
+                state, arrays, to_arrays(targets, self.double)
+            )
+        return float(value)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return parameters and running statistics as they are now."""
+        statistics = {name: array for name, array in named(self.rest).items() if array.dtype.kind == "f"}
+        return named(self.parameters), statistics
 
     def accepts(self) -> bool:
         """Whether the model takes its inputs, as far as their shapes go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class TorchModel:
         double: whether to compute in float64; the model's own precision otherwise.
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
-        optimizer: `torch.optim.Optimizer` over the model's parameters, or a function of parameters that makes one.
+        optimizer: over the model's parameters: a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of both, or
+            a function of parameters that makes any of these.
     """
 
     def __init__(
@@ -64,18 +66,20 @@ class TorchModel:
         watched: Sequence[str],
         optimizer: Any = None,
     ) -> None:
-        is_made = isinstance(optimizer, torch.optim.Optimizer)
-        self.model, self.optimizer = copy.deepcopy((model, optimizer if is_made else None))
+        is_made = optimizer is not None and (isinstance(optimizer, tuple) or hasattr(optimizer, "step"))
+        # At once, so that the optimiser's copy is over the parameters of the model's copy.
+        self.model, made = copy.deepcopy((model, optimizer if is_made else None))
         if train is not None:
             self.model.train(train)
+        if optimizer is not None and not is_made:
+            made = optimizer(self.model.parameters())
+        self.optimizer, self.scheduler = _parts(made)
         if double:
             self.model.double()
             for state in self.optimizer.state.values() if self.optimizer is not None else ():
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
                         state[name] = value.double()
-        if optimizer is not None and not is_made:
-            self.optimizer = optimizer(self.model.parameters())
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         self.inputs = to_tensors(inputs, double, device)
         self.loss = loss
@@ -219,6 +223,26 @@ class TorchModel:
         self.optimizer.load_state_dict(optimizer)
         return updates
 
+    def train(self, inputs: Sequence[Any], loss: Callable[[Any], Tensor]) -> float:
+        """Take a step of training, which the model keeps; return the loss before it."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad()
+        with self._functions(None), torch.enable_grad():
+            value = loss(self.model(*inputs))
+        value.backward()
+        self.optimizer.step()
+        if self.scheduler is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it takes the copy of its optimiser for another one
+                self.scheduler.step()
+        return float(value.detach())
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return parameters and running statistics as they are now."""
+        parameters = {name: _numpy(p, copied=True) for name, p in self.model.named_parameters() if p.requires_grad}
+        statistics = {name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
+        return parameters, statistics
+
     @contextmanager
     def _functions(
         self,
@@ -346,6 +370,13 @@ def to_tensors(values: Any, double: bool, device: torch.device | None = None) ->
         return tensor.to(device, torch.float64 if double and tensor.is_floating_point() else None)
 
     return tree_map(convert, values)
+
+
+def _parts(made: Any) -> tuple[Any, Any]:
+    """An optimiser and its scheduler, from either of them or both."""
+    if isinstance(made, tuple):
+        return made
+    return (made.optimizer, made) if hasattr(made, "optimizer") else (made, None)
 
 
 def _floats(output: Any) -> list[Tensor]:

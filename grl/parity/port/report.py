@@ -11,7 +11,7 @@ from typing import Any
 from grl.parity.port.causes.cause import Cause
 from grl.parity.port.recording import Key
 
-__all__ = ["Divergence", "ParityReport", "Row"]
+__all__ = ["Divergence", "ParityReport", "Row", "valid"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Row:
         key: its name in PyTorch, and of a layer which of its calls.
         where: its name; both names where they differ.
         absolute: the largest difference in the models' own precision.
-        relative: the same relative to the largest number of the array.
+        relative: the same relative to the largest number of the array, on either side and in either precision.
         ulp: the same in units in the last place.
         rounding: what rounding explains of it: how far the one side's numbers or the other's are from float64.
-        scale: the largest number of the array.
+        scale: that number.
         real: the largest difference in float64.
         agrees: whether that is no more than rounding.
     """
@@ -105,12 +105,17 @@ class ParityReport:
 
         from grl.report.parity import table
 
-        Console(highlight=False).print(table(self), *(f"{note}." for note in self.notes), sep="\n", markup=False)
+        console = Console(highlight=False)
+        console.print(table(self))
+        sentence = str(self)
+        for line in (*self.notes, sentence):
+            text = line[0].upper() + line[1:].removesuffix(".") + "."
+            console.print(text, markup=False, style="bold" if line is sentence else "")
 
     def to_json(self, path: str | PathLike[str]) -> None:
         """Write all of it to a JSON file; numbers that are not finite become null."""
         with open(fspath(path), "w", encoding="utf-8") as file:
-            json.dump(_valid(self.as_data()), file, indent=1)
+            json.dump(valid(self.as_data()), file, indent=1)
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -131,9 +136,10 @@ class ParityReport:
         draw_parity(self, path)
 
 
-def _valid(value: Any) -> Any:
+def valid(value: Any) -> Any:
+    """Return what JSON can hold: numbers that are not finite become None."""
     if isinstance(value, dict):
-        return {key: _valid(inner) for key, inner in value.items()}
+        return {key: valid(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_valid(inner) for inner in value]
+        return [valid(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,241 @@
+"""Train a PyTorch model and its port on the same batches, and tell chaos from a bug where they part."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from grl.parity.port.causes import Cause
+from grl.parity.port.compare import compare
+from grl.parity.port.feeding import Feed, losses, to_numpy
+from grl.parity.port.pairing import pair
+from grl.parity.port.recording import Array
+from grl.parity.port.recording_jax import JaxModel
+from grl.parity.port.recording_torch import TorchModel, to_tensors
+from grl.parity.port.same_weights import differing_weights
+from grl.parity.port.training_report import Gaps, TrainingReport
+from grl.parity.port.tree import half_of
+
+__all__ = ["compare_training"]
+
+_SAFETY = 1000.0  # two frameworks round more often than the one ULP by which the weights are moved
+_FLOOR = 1e-12
+_SERIES = ("losses", "parameters", "statistics")
+
+
+def compare_training(
+    torch_model: Any,
+    nnx_model: Any,
+    batches: Sequence[Any],
+    *,
+    loss: Any,
+    optimizers: tuple[Any, Any],
+    steps: int | None = None,
+    layout: str | None = None,
+    train: bool | None = True,
+    names: Mapping[str, str] | None = None,
+) -> TrainingReport:
+    """Train both on the same batches, in their own precision and in float64, and say where and why they part.
+
+    In float64 two right models stay together but for rounding, whose growth is measured: a fifth training starts from
+    PyTorch's weights moved by an ULP. Where the models are apart by more than a thousand times that, it is a bug.
+    Both models stay as they are.
+
+    Args:
+        torch_model: an `nn.Module`.
+        nnx_model: an `nnx.Module`; `copy_weights` has carried the weights across.
+        batches: each (inputs, targets), or inputs alone; inputs are an array, or a tuple of all arguments.
+        loss: (PyTorch's, JAX's), each a function of (output, targets), or of the output; one function for both.
+        optimizers: (PyTorch's, optax's). PyTorch's is a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of
+            both, or a function of parameters that makes any of these; a scheduler steps once a batch.
+        steps: how many; the batches start again where there are fewer. None: as many as there are batches.
+        layout: of images, as for `compare`.
+        train: the mode of both; None: the one that each is in.
+        names: as for `compare`.
+
+    Returns:
+        The report: `verdict` ("rounding" or "bug from step k"), `agrees`, `causes`, `show()`, `to_json()`, `plot()`.
+
+    Raises:
+        TypeError: a model is of neither framework.
+        ValueError: there is no batch, or an argument cannot be taken.
+
+    Example:
+        `compare_training(torch_model, nnx_model, batches, loss=(torch_loss, jax_loss),
+        optimizers=(torch.optim.Adam(torch_model.parameters(), 1e-3), optax.adam(1e-3)), steps=100).show()`
+    """
+    batches = [batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None) for batch in batches]
+    if not batches:
+        raise ValueError("batches: got none; accepted is a sequence of (inputs, targets).")
+    steps = len(batches) if steps is None else steps
+    lab = _Laboratory(torch_model, nnx_model, batches, loss, optimizers, layout, train, names)
+    for step in range(steps):
+        lab.step(step)
+    bug = lab.bug_step()
+    causes, reason = ((), "") if bug is None else lab.explain(bug)
+    return TrainingReport(steps, bug, causes, reason, lab.losses, lab.gaps, tuple(lab.notes))
+
+
+class _Laboratory:
+    """The trainings: of PyTorch and of JAX, each as it is and in float64, and PyTorch's from weights moved by an ULP."""
+
+    def __init__(
+        self,
+        torch_model: Any,
+        nnx_model: Any,
+        batches: Sequence[tuple[Any, Any]],
+        loss: Any,
+        optimizers: tuple[Any, Any],
+        layout: str | None,
+        train: bool | None,
+        names: Mapping[str, str] | None,
+    ) -> None:
+        self.pairing = pair(torch_model, nnx_model, names)
+        self.flattened = differing_weights(torch_model, nnx_model, self.pairing).flattened
+        self.batches, self.loss, self.optimizers = batches, loss, optimizers
+        self.layout, self.train, self.names = layout, train, names
+        self.nnx_model = nnx_model
+        self.functions = loss if isinstance(loss, tuple) else (loss, loss)
+        self.feed = partial(Feed.of, torch_model=torch_model, pairing=self.pairing, layout=layout)
+        first = self.feed(batches[0][0])
+        self.notes = [first.note] if first.note else []
+        make_torch = partial(TorchModel, torch_model, first.torch, train=train, watched=[], optimizer=optimizers[0])
+        torch_loss, jax_loss = losses(loss, batches[0][1])
+        make_jax = partial(JaxModel, nnx_model, loss=jax_loss, train=train, watched=[], optimizer=optimizers[1])
+        self.alike = not make_jax(first.nnx, double=True).accepts()
+        inputs = first.nnx_alike if self.alike else first.nnx
+        self.torch = {double: make_torch(torch_loss(double), double=double) for double in (False, True)}
+        self.jax = {double: make_jax(inputs, double=double) for double in (False, True)}
+        self.moved = make_torch(torch_loss(True), double=True)
+        self.start = {double: copy.deepcopy(model) for double, model in self.torch.items()}
+        _move(self.moved)
+        rates = self.torch[False].dropouts(), self.jax[False].dropouts()
+        if rates[0] and rates[0] == rates[1]:
+            self.notes.append("dropout is off on both sides")
+            for model in (*self.torch.values(), *self.jax.values(), self.moved):
+                model.without_dropout = True
+        self.losses: dict[str, list[float]] = {name: [] for name in ("torch", "jax", "torch float64", "jax float64")}
+        self.gaps = {name: Gaps([], [], [], []) for name in _SERIES}
+        self._double: dict[str, list[float]] = {}
+        self._chaos: dict[str, list[float]] = {}
+
+    def step(self, step: int) -> None:
+        """Take one step of all trainings and measure how far they are apart."""
+        inputs, targets = self.batches[step % len(self.batches)]
+        feed, targets = self.feed(inputs), to_numpy(targets)
+        values = {
+            **{("torch", double): self._torch_step(self.torch[double], feed, targets, double) for double in (False, True)},
+            **{
+                ("jax", double): self.jax[double].train(
+                    feed.nnx_alike if self.alike else feed.nnx, targets, self.functions[1]
+                )
+                for double in (False, True)
+            },
+            ("moved", True): self._torch_step(self.moved, feed, targets, True),
+        }
+        for name, key in zip(self.losses, [("torch", False), ("jax", False), ("torch", True), ("jax", True)], strict=True):
+            self.losses[name].append(values[key])
+        states = {
+            **{("torch", double): self.torch[double].state() for double in (False, True)},
+            **{("jax", double): tuple(map(self._in_torch, self.jax[double].state())) for double in (False, True)},
+            ("moved", True): self.moved.state(),
+        }
+        for i, name in enumerate(_SERIES):
+            found = {
+                key: {"loss": np.array(values[key])} if name == "losses" else states[key][i - 1] for key in values
+            }
+            self._measure(name, found)
+
+    def _torch_step(self, model: TorchModel, feed: Feed, targets: Any, double: bool) -> float:
+        loss, _ = losses(self.loss, targets)
+        return model.train(to_tensors(feed.torch, double), loss(double))
+
+    def _in_torch(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        return self.pairing.to_torch(arrays, self.flattened)
+
+    def _measure(self, name: str, found: Mapping[tuple[str, bool], Mapping[str, Array]]) -> None:
+        gaps = self.gaps[name]
+        ours, theirs, moved = found["torch", True], found["jax", True], found["moved", True]
+        gaps.single.append(_gap(found["torch", False], found["jax", False]))
+        gaps.double.append(_gap(ours, theirs))
+        gaps.rounding.append(
+            max(_gap(found["torch", False], ours), _gap(found["jax", False], theirs))
+        )
+        gaps.chaos.append(_gap(ours, moved))
+        for place in ours:
+            if place in theirs:
+                one = {place: ours[place]}
+                self._double.setdefault(place, []).append(_gap(one, theirs))
+                self._chaos.setdefault(place, []).append(_gap(one, moved))
+
+    def bug_step(self) -> int | None:
+        """Return the first step, from 1, after which anything is apart by more than rounding; None if nothing ever is."""
+        found = []
+        for place, gaps in self._double.items():
+            bounds = _SAFETY * np.maximum.accumulate(self._chaos[place]) + _FLOOR
+            above = np.flatnonzero(~(np.array(gaps) <= bounds))
+            if len(above):
+                found.append(int(above[0]) + 1)
+        return min(found, default=None)
+
+    def explain(self, step: int) -> tuple[tuple[Cause, ...], str]:
+        """Compare both models in PyTorch's state before a step, on its batch."""
+        inputs, targets = self.batches[(step - 1) % len(self.batches)]
+        before = self.start[True]
+        for i in range(step - 1):
+            data = self.batches[i % len(self.batches)]
+            self._torch_step(before, self.feed(data[0]), to_numpy(data[1]), True)
+        model, optimizer = self.start[False].model, self.start[False].optimizer  # the optimiser as it was: its first step is known
+        model.load_state_dict(before.model.state_dict())
+        report = compare(
+            model,
+            self._nnx_model(before),
+            inputs,
+            loss=self.loss,
+            targets=targets,
+            layout=self.layout,
+            optimizers=(optimizer, self.optimizers[1]),
+            train=self.train,
+            names=self.names,
+        )
+        if report.first_divergence is None:
+            return (), (
+                f"In step {step} itself activations, gradients and a fresh optimiser's step agree: look at what the "
+                "optimisers keep from step to step, and at their schedules."
+            )
+        return report.first_divergence.causes, f"In step {step} {report.first_divergence}"
+
+    def _nnx_model(self, ours: TorchModel) -> Any:
+        """A copy of the nnx model with the weights of a PyTorch model."""
+        model = nnx.clone(self.nnx_model)
+        arrays = self.pairing.to_nnx({name: array for part in ours.state() for name, array in part.items()}, self.flattened)
+        for name, slot in half_of("nnx").slots(model).items():
+            if name in arrays:
+                slot.write(slot.prepare(arrays[name]))
+        return model
+
+
+def _move(model: TorchModel) -> None:
+    """Move each weight by a unit in the last place of float64, up or down."""
+    generator = np.random.default_rng(0)
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            signs = torch.from_numpy(generator.choice([-1.0, 1.0], tuple(parameter.shape))).to(parameter.device)
+            parameter.mul_(1 + signs * 2.0**-52)
+
+
+def _gap(a: Mapping[str, Array], b: Mapping[str, Array]) -> float:
+    """The norm of a difference, relative to the norm."""
+    names = [name for name in a if name in b]
+    with np.errstate(all="ignore"):
+        gap = sum(float(np.sum((a[n].astype(np.float64) - b[n]) ** 2)) for n in names)
+        norm = sum(float(np.sum(a[n].astype(np.float64) ** 2)) for n in names)
+        found = float(np.sqrt(gap / norm)) if norm else float(np.sqrt(gap))
+    return found if np.isfinite(found) else float("inf")
