@@ -93,6 +93,8 @@ class ConvNet(nnx.Module):
         rngs: the source of the initial weights.
     """
 
+    layout = "NCHW"  # of images and of flattened features, as in PyTorch; `grl.parity.copy_weights` reads it
+
     def __init__(
         self,
         sample_shape: Sequence[int],

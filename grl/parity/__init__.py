@@ -1,4 +1,4 @@
-"""Is a layer right? The matrix of layers and transformations, and whether a layer reverses in a model.
+"""Is a layer right, does it reverse in a model, and is a model the same in both frameworks?
 
 Importing it imports no framework.
 """
@@ -7,6 +7,10 @@ from grl.parity.check import check_layer
 from grl.parity.forms import CheckError
 from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
 from grl.parity.matrix import Cell, Form
+from grl.parity.port.copying import copy_weights
+from grl.parity.port.pairing import Pair, Pairing, pair
+from grl.parity.port.rules import Rule, register_rule
+from grl.parity.port.slot import PortError
 from grl.parity.reversal import Reversal, assert_reverses, measure_reversal
 
 __all__ = [
@@ -14,10 +18,17 @@ __all__ = [
     "CheckError",
     "DomainGradientReport",
     "Form",
+    "Pair",
+    "Pairing",
     "ParameterGradient",
+    "PortError",
     "Reversal",
+    "Rule",
     "assert_reverses",
     "check_layer",
+    "copy_weights",
     "domain_gradient_report",
     "measure_reversal",
+    "pair",
+    "register_rule",
 ]

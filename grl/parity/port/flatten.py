@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["to_channels_first", "to_channels_last"]
+from grl.parity.port.slot import PortError
+from grl.parity.port.tree import Node, grown
+
+__all__ = ["channels_of", "find_flattened", "to_channels_first", "to_channels_last"]
 
 Array = NDArray[Any]
+
+
+def find_flattened(
+    nnx_model: Any, flatten: Mapping[str, Sequence[int]] | None = None, aliases: Mapping[str, str] | None = None
+) -> dict[str, int]:
+    """Return the layers whose inputs are a feature map that was flattened as (H, W, C): nnx's name → C.
+
+    A layer is suspected if it follows convolutions and its number of inputs is not what the layer before it gives.
+    If there is one, the model is traced, for the smallest square input that it takes: the output of the last layer
+    before the suspect that keeps height and width is replaced, so that one channel differs. If every C-th input
+    differs, the map was flattened as (H, W, C); if it is a run of neighbours, as (C, H, W), as in PyTorch. Weights do
+    not matter, and nothing that comes before is computed.
+
+    A module with the attribute `layout = "NCHW"` takes its images and gives its features in PyTorch's order, as
+    `ConvNet` of this package does; its convolutions raise no suspicion.
+
+    Args:
+        nnx_model: an `nnx.Module`.
+        flatten: the name of each such layer → (C, H, W) or (C,), instead of all this; {} for none.
+        aliases: other names of the layers, such as PyTorch's.
+
+    Raises:
+        PortError: a name or a shape in `flatten` is wrong; the experiment cannot be made, since the model takes
+            something else than one square image.
+    """
+    tree = grown(nnx_model, "nnx_model")
+    if flatten is not None:
+        return _given(tree, flatten, aliases or {})
+    suspects = _suspects(tree)
+    if not suspects:
+        return {}
+    from grl.parity.port.flatten_experiment import changed_inputs
+
+    changed = changed_inputs(nnx_model, tree)
+    if changed is None:
+        raise PortError(
+            f"flatten: {', '.join(suspects)} may follow a flattened feature map, and the model takes something else"
+            " than one square image, so that its order cannot be found out; say flatten={name: (C, H, W)}, or flatten={} if"
+            " there is none or it is (C, H, W) in nnx too."
+        )
+    found = {name: channels_of(first, second) for name, (first, second) in changed.items()}
+    return {name: channels for name, channels in found.items() if channels}
 
 
 def to_channels_first(array: Array, channels: int) -> Array:
@@ -28,3 +76,73 @@ def to_channels_last(array: Array, channels: int) -> Array:
 
 def _exchanged(array: Array, split: tuple[int, int]) -> Array:
     return array.reshape(*array.shape[:-1], *split).swapaxes(-1, -2).reshape(array.shape)
+
+
+def channels_of(first: Array, second: Array) -> int:
+    """Return C if these are the inputs that change with two neighbouring channels of a map (H, W, C), else 0.
+
+    Args:
+        first: whether each input changes with one channel.
+        second: with the next one.
+    """
+    at, after = np.flatnonzero(first), np.flatnonzero(second)
+    if len(at) < 2 or len(at) != len(after):
+        return 0
+    step = int(at[1] - at[0])
+    regular = step > 1 and len(at) * step == len(first) and bool((np.diff(at) == step).all())
+    return step if regular and bool((after == at + 1).all()) else 0
+
+
+def _given(tree: Node, flatten: Mapping[str, Sequence[int]], aliases: Mapping[str, str]) -> dict[str, int]:
+    known = {node.path: node for node in tree.leaves()} | {node.name: node for node in tree.leaves()}
+    found = {}
+    for name, shape in flatten.items():
+        node = known.get(aliases.get(name, name))
+        inputs = None if node is None else _inputs(node)
+        if node is None or inputs is None:
+            raise PortError(f"flatten: got {name!r}; accepted is a layer such as {', '.join(_suspects(tree)) or '…'}.")
+        wrong = inputs % shape[0] if len(shape) == 1 else inputs - prod(shape)
+        if wrong:
+            raise PortError(f"flatten: got {name!r}: {tuple(shape)}; accepted is (C, H, W) with {inputs} elements.")
+        found[node.path] = shape[0]
+    return found
+
+
+def _suspects(tree: Node) -> list[str]:
+    """Layers after convolutions that have more inputs than the layer before them has outputs, or fewer."""
+    found, before, convolved = [], None, False
+    for leaf in _leaves_of_channels_last(tree):
+        if not leaf.signature:
+            continue
+        inputs = _inputs(leaf)
+        if leaf.kind == "Linear" and convolved and inputs != before and inputs != 1:
+            found.append(leaf.path)
+        convolved |= leaf.kind in ("Conv", "ConvTranspose")
+        before = _outputs(leaf)
+    return found
+
+
+def _leaves_of_channels_last(node: Node) -> list[Node]:
+    if node.is_leaf:
+        return [node]
+    if getattr(node.value, "layout", None) == "NCHW":
+        return []
+    return [leaf for child in node.children for leaf in _leaves_of_channels_last(child)]
+
+
+def _inputs(node: Node) -> int | None:
+    """The size of the last axis of what a layer takes, for those that may follow a flattened map."""
+    shape = node.shapes.get("weight")
+    return shape[-1] if shape and node.kind in ("Linear", "BatchNorm", "LayerNorm", "RMSNorm") else None
+
+
+def _outputs(node: Node) -> int | None:
+    """The size of the last axis of what a layer gives."""
+    shape = node.shapes.get("weight") or ()
+    if node.kind == "ConvTranspose":
+        return shape[1]
+    if node.kind == "Embedding":
+        return shape[-1]
+    if node.kind == "MultiheadAttention":
+        return (node.shapes.get("out_proj.weight") or (None,))[0]
+    return shape[0] if shape else None

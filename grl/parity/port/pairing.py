@@ -51,7 +51,7 @@ class Pairing:
         unmatched_torch: names of parameters and statistics without a counterpart.
         unmatched_nnx: the same.
         ambiguous: a sentence on each group in which more than one pairing was possible, so that none was chosen.
-        mismatched: a sentence on each array whose shapes differ.
+        mismatched: the name of each array whose shapes differ → a sentence that says how.
     """
 
     pairs: tuple[Pair, ...]
@@ -60,12 +60,32 @@ class Pairing:
     unmatched_torch: tuple[str, ...]
     unmatched_nnx: tuple[str, ...]
     ambiguous: tuple[str, ...]
-    mismatched: tuple[str, ...]
+    mismatched: Mapping[str, str]
 
     @property
     def complete(self) -> bool:
         """Whether every number of either model has its counterpart, of the same shape."""
         return not (self.unmatched_torch or self.unmatched_nnx or self.mismatched)
+
+    def complaint(self) -> str:
+        """Return one sentence that names all that is without a counterpart and all shapes that differ."""
+        parts = [
+            f"{', '.join(left)} of the {side} model {'has' if len(left) == 1 else 'have'} no counterpart"
+            for left, side in ((self.unmatched_torch, "PyTorch"), (self.unmatched_nnx, "nnx"))
+            if left
+        ]
+        hint = ["say by names= which is which"] if self.ambiguous else []
+        return "; ".join([*parts, *self.mismatched.values(), *self.ambiguous, *hint]) + "."
+
+    def covers(self, name: str, side: str) -> bool:
+        """Whether an array, by its name in "torch" or "nnx", has a counterpart of its shape."""
+        if name in (self.unmatched_torch if side == "torch" else self.unmatched_nnx):
+            return False
+        return any(
+            _is_below(name, one.torch_name if side == "torch" else one.nnx_name)
+            and not any(_is_below(wrong, one.torch_name) for wrong in self.mismatched)
+            for one in (*self.pairs, *self.parameters)
+        )
 
     def to_torch(self, arrays: Weights, flattened: Mapping[str, int] = {}, *, gradients: bool = False) -> Weights:
         """Return the arrays of all pairs by PyTorch's names, in its layouts.
@@ -203,7 +223,7 @@ class _Search:
             tuple(p for node, p in pairs if not node.kind and node.children),
             *self._unmatched(),
             tuple(self.ambiguous),
-            tuple(sentence for a, b, _ in self.found for sentence in _mismatches(a, b)),
+            {name: sentence for a, b, _ in self.found for name, sentence in _mismatches(a, b).items()},
         )
 
     def _unmatched(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -232,6 +252,10 @@ def _below(arrays: Weights, name: str) -> Weights:
     return {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
 
 
+def _is_below(name: str, above: str) -> bool:
+    return name == above or name.startswith(f"{above}.") or not above
+
+
 def _of_inputs(one: Pair, arrays: Weights) -> list[str]:
     """The names of a layer's arrays whose last axis is that of its inputs: all of a norm's, not a Linear's bias."""
     return [name for name in arrays if one.rule is None or one.rule.kind != "Linear" or name == "weight"]
@@ -257,13 +281,13 @@ def _not_carried(node: Node) -> set[str]:
     return node.slots.keys() - node.rule.to_nnx(node.rule.to_torch(hollow, node.value), node.value).keys()
 
 
-def _mismatches(torch: Node, nnx: Node) -> list[str]:
-    found = []
+def _mismatches(torch: Node, nnx: Node) -> dict[str, str]:
+    found = {}
     for name, shape in torch.shapes.items() if torch.is_leaf else ():
         other = nnx.shapes.get(name, shape)
         if shape != other and None not in (shape, other):
             place = joined(torch.path, name)
-            found.append(f"{place}: {shape} in PyTorch, {other} in nnx ({nnx.path}, in PyTorch's layout)")
+            found[place] = f"{place} is {shape} in PyTorch, {nnx.path} in the same layout {other} in nnx"
     return found
 
 

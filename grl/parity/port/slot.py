@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PortError", "Slot", "narrowed"]
+from grl.architecture import Weights
+
+__all__ = ["PortError", "Slot", "narrowed", "read_all", "write_all"]
 
 Array = NDArray[Any]
 
@@ -59,3 +63,62 @@ def narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
         elif (np.isfinite(array) & ~np.isfinite(converted)).any():
             raise ValueError(f"a number is beyond the range of {dtype}")
     return converted
+
+
+def read_all(slots: Mapping[str, Slot]) -> Weights:
+    """Return the numbers of all places.
+
+    Raises:
+        PortError: a place holds none.
+    """
+    found: Weights = {}
+    for name, slot in slots.items():
+        try:
+            found[name] = slot.read()
+        except ValueError as error:
+            raise PortError(f"{name}: {error}.") from error
+    return found
+
+
+def write_all(slots: Mapping[str, Slot], arrays: Weights) -> None:
+    """Put numbers in their places: in all of them, or in none.
+
+    Args:
+        slots: the places, by name.
+        arrays: the numbers, by the same names; an array without a place has to be 0 (a bias that is not there).
+
+    Raises:
+        PortError: an array does not fit; two that differ belong to one place.
+    """
+    staged: dict[Any, tuple[Slot, Any]] = {}
+    sources: dict[Any, str] = {}
+    for name, array in arrays.items():
+        slot = slots.get(name)
+        if slot is None:
+            if array.any():
+                raise PortError(f"{name}: the target has no such array, and the source's is not 0.")
+            continue
+        if slot.shape is not None and slot.shape != array.shape:
+            raise PortError(f"{name}: got the shape {array.shape}; accepted is {slot.shape}.")
+        before = sources.setdefault(slot.identity, name)
+        if before != name and not np.array_equal(arrays[before], array, equal_nan=True):
+            raise PortError(f"{name}: is one with {before} in the target, and the source has two different arrays.")
+        try:
+            staged[slot.identity] = slot, slot.prepare(array)
+        except ValueError as error:
+            raise PortError(f"{name}: {error}.") from error
+    _commit(list(staged.values()))
+
+
+def _commit(staged: list[tuple[Slot, Any]]) -> None:
+    done: list[tuple[Slot, Any]] = []
+    try:
+        for slot, value in staged:
+            old = slot.keep()
+            done.append((slot, old))
+            slot.write(value)
+    except BaseException:  # an interrupt too
+        for slot, old in done:
+            with suppress(Exception):  # the very write that failed; it has changed nothing
+                slot.write(old)
+        raise

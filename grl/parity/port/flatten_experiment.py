@@ -1,0 +1,144 @@
+"""Which inputs of a layer change with a channel of the feature map before it: the part of `flatten` that needs JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array as JaxArray
+from numpy.typing import NDArray
+
+from grl.parity.port.tree import Node, grown
+from grl.parity.reversal import replaced
+
+__all__ = ["changed_inputs"]
+
+Array = NDArray[Any]
+
+_CHANNELS_LAST = ("Conv", "ConvTranspose", "BatchNorm", "GroupNorm", "InstanceNorm")  # and first in PyTorch
+_SAMPLES = 5  # as it is; more and less of one channel; more and less of the next
+_CHANGE = 1e3  # within the range of float16, and beyond what an activation can hide in both directions
+_LARGEST = 1024  # pixels on a side
+_TRIES = 8
+
+
+def changed_inputs(model: Any, tree: Node) -> dict[str, tuple[Array, Array]] | None:
+    """Return which inputs of each layer that takes vectors change with one channel and with the next.
+
+    Args:
+        model: an `nnx.Module`; it stays as it is.
+        tree: of the model.
+
+    Returns:
+        nnx's name → two arrays of bool, for layers that such a change reaches; None if the model does not run on one
+        square image, (N, H, W, C).
+    """
+    first = next(leaf for leaf in tree.leaves() if leaf.kind == "Conv").value
+    model = nnx.clone(model)
+    model.eval()
+    graph, state = nnx.split(model)
+    # Ones: whatever the weights are, no scale of 0 is to block the way, and no layer to be cut off.
+    state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+    run = partial(_run, graph)
+
+    def image(side: int) -> Any:
+        return jax.ShapeDtypeStruct((_SAMPLES, *[side] * len(first.kernel_size), first.in_features), first.param_dtype)
+
+    with jax.numpy_dtype_promotion("standard"):  # batch norm's statistics are float32, whatever its parameters are
+        return _changed_inputs(run, state, image)
+
+
+def _changed_inputs(run: Any, state: Any, image: Callable[[int], Any]) -> dict[str, tuple[Array, Array]] | None:
+    side = _smallest_side(lambda side: jax.eval_shape(run, state, image(side)))
+    if side is None:
+        return None
+    calls: list[str] = []
+    jax.eval_shape(partial(run, calls=calls), state, image(side))
+    found: dict[str, tuple[Array, Array]] = {}
+    x = np.zeros(image(side).shape, image(side).dtype)
+    for replace_at in [i for i, path in enumerate(calls) if path][: -_TRIES - 1 : -1]:
+        inputs = jax.jit(partial(run, replace_at=replace_at))(state, x)
+        for path, array in inputs.items():
+            rows = np.asarray(array, np.float32)
+            changed = np.abs(rows[1:] - rows[0]) > 1e-3 * np.abs(rows[1:] - rows[0]).max()
+            if changed.any():
+                found.setdefault(path, (changed[0] | changed[1], changed[2] | changed[3]))
+    return found
+
+
+class _MisfitError(Exception):
+    """The image is too small or too large for a layer."""
+
+
+def _smallest_side(trace: Callable[[int], Any]) -> int | None:
+    """The smallest image that the model takes; what the layers take grows with it."""
+    low, high, found = 1, _LARGEST, None
+    while low <= high:
+        side = (low + high) // 2
+        try:
+            trace(side)
+            found, high = side, side - 1
+        except _MisfitError as misfit:
+            low, high = (low, side - 1) if misfit.args[0] > 0 else (side + 1, high)
+        except Exception:  # whatever a model says to an image without a pixel
+            low = side + 1
+    return found
+
+
+def _run(graph: Any, state: Any, x: JaxArray, calls: list[str] | None = None, replace_at: int = -1) -> Any:
+    """Return what goes into the layers that take vectors, with one feature map replaced."""
+    model = nnx.merge(graph, state)
+    watch = _Watch({id(leaf.value): leaf for leaf in grown(model).leaves()}, replace_at)
+    with ExitStack() as stack:
+        for cls in {type(leaf.value) for leaf in watch.leaves.values() if leaf.rule is not None}:
+            stack.enter_context(replaced(cls, "__call__", watch.around(cls.__call__)))
+        model(x)
+    if calls is not None:
+        calls += watch.calls
+    return watch.inputs
+
+
+@dataclass
+class _Watch:
+    leaves: dict[int, Node]
+    replace_at: int
+    calls: list[str] = field(default_factory=list)
+    inputs: dict[str, JaxArray] = field(default_factory=dict)
+
+    def around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The `__call__` of a class, watched."""
+
+        def called(module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            leaf = self.leaves.get(id(module))
+            if leaf is None:  # a part of a layer
+                return original(module, x, *args, **kwargs)
+            self._look(leaf, x)
+            y = original(module, x, *args, **kwargs)
+            if leaf.kind in _CHANNELS_LAST and y.ndim > 2:
+                y = _changed(y) if len(self.calls) == self.replace_at else y
+                self.calls.append(leaf.path)
+            return y
+
+        return called
+
+    def _look(self, leaf: Node, x: Any) -> None:
+        if leaf.kind == "Linear" and x.shape[-1] != leaf.shapes["weight"][-1]:  # type: ignore[index]  # a Linear has it
+            raise _MisfitError(x.shape[-1] - leaf.shapes["weight"][-1])  # type: ignore[index]
+        if len(self.calls) > self.replace_at >= 0 and x.ndim == 2 and leaf.slots:
+            self.inputs.setdefault(leaf.path, x)
+
+
+def _changed(y: JaxArray) -> JaxArray:
+    """A feature map of zeros, (5, …, C), with two neighbouring channels changed."""
+    if len(y) != _SAMPLES or y.shape[-1] < 2:
+        return y
+    change = np.zeros((_SAMPLES, *[1] * (y.ndim - 2), y.shape[-1]))
+    change[1:, ..., :2] = np.reshape([[1, 0], [-1, 0], [0, 1], [0, -1]], (4, *[1] * (y.ndim - 2), 2)) * _CHANGE
+    return jnp.broadcast_to(jnp.asarray(change, y.dtype), y.shape)

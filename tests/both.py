@@ -1,0 +1,109 @@
+"""A PyTorch model and an nnx model side by side: the same weights, the same inputs, the same outputs and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from grl.parity import copy_weights
+from grl.parity.port.flatten import find_flattened
+from grl.parity.port.pairing import pair
+from grl.parity.port.tree import half_of
+
+TOLERANCE = 1e-10  # relative, in float64
+
+
+def assert_same_function(
+    ours: torch.nn.Module, theirs: nnx.Module, x: np.ndarray, *, towards: str = "nnx", training: bool = False
+) -> None:
+    """Copy the weights, and compare outputs and gradients of Σ outputs · weights. Random state is moved off 0 and 1.
+
+    Args:
+        ours: of PyTorch, in float64.
+        theirs: of nnx, in float64.
+        x: images (N, C, …), vectors (N, D), or tokens (N, T) of integers.
+        towards: the side that the weights are copied to.
+        training: whether batch norm is in training mode; dropout is off in any case.
+    """
+    _shake(ours)
+    _widen(theirs)
+    copy_weights(*((ours, theirs) if towards == "nnx" else (theirs, ours)))
+    _set_mode(ours, theirs, training)
+    y, gradients = torch_gradients(ours, x)
+    with jax.numpy_dtype_promotion("standard"):  # flax's own layers do not all pass under the strict one
+        z, others = jax_gradients(ours, theirs, x)
+    assert_close(z, y, "outputs")
+    assert gradients.keys() >= others.keys()
+    assert len(others) > 0
+    for name, gradient in others.items():
+        assert_close(gradient, gradients[name], name)
+
+
+def torch_gradients(model: torch.nn.Module, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Outputs, and gradients by name."""
+    model.zero_grad()
+    y = model(torch.from_numpy(x))
+    (y * torch.from_numpy(_weights(tuple(y.shape)))).sum().backward()
+    gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return y.detach().numpy(), gradients
+
+
+def jax_gradients(ours: torch.nn.Module, model: nnx.Module, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Outputs, and gradients by PyTorch's names and in its layouts."""
+    x = jnp.asarray(np.moveaxis(x, 1, -1) if x.ndim > 2 else x)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: Any) -> Any:
+        y = nnx.merge(graph, params, rest, copy=True)(x)
+        return (y * _weights(y.shape)).sum(), y
+
+    gradients, y = jax.jit(jax.grad(loss, has_aux=True))(params)
+    with_gradients = nnx.merge(graph, gradients, rest)
+    known = {id(v) for _, v in nnx.iter_graph(with_gradients) if isinstance(v, nnx.Param)}
+    slots = half_of("nnx").slots(with_gradients)
+    arrays = {name: slot.read() for name, slot in slots.items() if slot.identity in known}
+    return np.asarray(y), pair(ours, model).to_torch(arrays, find_flattened(model), gradients=True)
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Equal up to 1e-10 of the largest element."""
+    assert actual.shape == expected.shape, f"{what}: {actual.shape}, expected {expected.shape}"
+    difference = np.abs(actual - expected).max(initial=0)
+    assert difference <= TOLERANCE * max(np.abs(expected).max(initial=0), 1e-3), f"{what}: differs by {difference:.3g}"
+
+
+def _weights(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape)
+
+
+def _shake(model: torch.nn.Module) -> None:
+    """Scales, shifts and statistics as after some training: a 1 or 0 would hide that it was not carried across."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in model.modules():
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if tensor.is_floating_point() and (tensor.ndim <= 1):
+                    noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+                    tensor.add_(noise * 0.3 if "bias_hh" not in name else 0)
+
+
+def _widen(model: nnx.Module) -> None:
+    """Statistics in float64, which nnx makes float32 whatever the parameters are."""
+    for slot in half_of("nnx").slots(model).values():
+        slot.write(jnp.asarray(slot.keep(), np.float64))
+
+
+def _set_mode(ours: torch.nn.Module, theirs: nnx.Module, training: bool) -> None:
+    ours.train(training)
+    (theirs.train if training else theirs.eval)()
+    for module in ours.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    for _, module in nnx.iter_modules(theirs):
+        if isinstance(module, nnx.Dropout):
+            module.eval()

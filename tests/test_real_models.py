@@ -1,0 +1,50 @@
+"""Whole models, written in both frameworks: with the weights carried across they are the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+nnx = pytest.importorskip("flax.nnx")
+
+import models_jax  # noqa: E402
+import models_torch  # noqa: E402
+from both import assert_same_function  # noqa: E402
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def tokens(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 50, shape)
+
+
+MODELS = {
+    "ResNet": ({"width": 4}, lambda: images(2, 3, 32, 32)),
+    "Transformer": ({}, lambda: tokens(3, 12)),
+    "TextClassifier": ({}, lambda: tokens(3, 9)),
+    "LeNet": ({}, lambda: images(2, 1, 28, 28)),
+}
+models = pytest.mark.parametrize("name", MODELS)
+
+
+@models
+@pytest.mark.parametrize("towards", ["nnx", "torch"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_outputs_and_gradients_agree_in_float64(name: str, towards: str, training: bool) -> None:
+    settings, make = MODELS[name]
+    with jax.enable_x64(True):
+        ours = build(getattr(models_torch, name), settings)
+        theirs = getattr(models_jax, name)(**settings, param_dtype=np.float64, rngs=nnx.Rngs(1))
+        assert_same_function(ours, theirs, make(), towards=towards, training=training)
+
+
+def build(model: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    return model(**settings).double()
