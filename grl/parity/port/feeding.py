@@ -97,8 +97,8 @@ def _guess(shape: tuple[int, ...], channels: int) -> str:
     return "NHWC" if shape[-1] == channels and shape[1] != channels else "NCHW"
 
 
-def losses(loss: Any, targets: Any) -> tuple[Callable[[bool], Callable[[Any], Any]], Callable[[bool], Any]]:
-    """Return both sides' loss as a function of the model's output alone, each for float64 or not.
+def losses(loss: Any, targets: Any) -> tuple[Callable[[Any], Callable[[Any], Any]], Callable[[bool], Any]]:
+    """Return both sides' loss as a function of the model's output alone: PyTorch's for a dtype, JAX's for float64 or not.
 
     Args:
         loss: (PyTorch's, JAX's), each a function of the output, and of the targets where there are some; one function
@@ -108,11 +108,11 @@ def losses(loss: Any, targets: Any) -> tuple[Callable[[bool], Callable[[Any], An
     ours, theirs = loss if isinstance(loss, tuple) else (loss, loss)
     targets = to_numpy(targets)
 
-    def torch_loss(double: bool) -> Callable[[Any], Any]:
+    def torch_loss(dtype: Any) -> Callable[[Any], Any]:
         if ours is None:
             return _torch_probe
-        function = copy.deepcopy(ours).double() if double and isinstance(ours, nn.Module) else ours
-        return _with_targets(function, None if targets is None else to_tensors(targets, double))
+        function = copy.deepcopy(ours).to(dtype) if isinstance(ours, nn.Module) else ours
+        return _with_targets(function, None if targets is None else to_tensors(targets, dtype))
 
     def jax_loss(double: bool) -> Callable[[Any], Any]:
         if theirs is None:

@@ -30,6 +30,7 @@ class Recording:
         statistics: by running statistic, after the pass.
         updates: by parameter: what the optimiser's step added to it.
         dropouts: the rates of the dropouts that were active, in the order of their calls.
+        narrow: whether a run in float64 computes something in a narrower format all the same.
         reversals: how many layers with a backward rule of their own the gradient went through.
     """
 
@@ -39,6 +40,7 @@ class Recording:
     updates: dict[str, Array] = field(default_factory=dict)
     dropouts: list[float] = field(default_factory=list)
     reversals: int = 0
+    narrow: bool = False
 
     def record(self, name: str, arrays: list[Array]) -> Key:
         """Keep what a call of a layer returned; return the call."""

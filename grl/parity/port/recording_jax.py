@@ -13,6 +13,7 @@ from flax import nnx
 from flax.nnx import tracers
 
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
+from grl.parity.port.widening import doubled, in_float64, narrows, widen
 from grl.parity.reversal import replaced
 
 __all__ = ["JaxModel", "to_arrays"]
@@ -91,7 +92,9 @@ class JaxModel:
         with self._precision():
             arguments = self.parameters, self.rest, self.inputs
             # It runs once, so that a quick compilation is worth more than a quick program.
-            compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+            traced = jax.jit(step).trace(*arguments)
+            seen.narrow = self.double and narrows(traced.jaxpr.jaxpr)
+            compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
             activations, gradients, statistics, updates = compiled(*arguments)
             seen.activations = {
                 key: [np.asarray(array) for array in arrays] for key, arrays in zip(keys, activations, strict=True)
@@ -175,25 +178,7 @@ class JaxModel:
         return arguments
 
     def _precision(self) -> Any:
-        return jax.enable_x64(True) if self.double else nullcontext()
-
-
-def widen(model: nnx.Module) -> None:
-    """Make layers that compute in float32 compute in float64."""
-    for _, part in nnx.iter_modules(model):
-        for name in ("dtype", "param_dtype"):
-            dtype = vars(part).get(name)
-            if dtype is not None and np.dtype(dtype) == np.float32:
-                setattr(part, name, jnp.float64)
-
-
-def doubled(tree: Any) -> Any:
-    """Return a pytree with its floating-point arrays in float64."""
-
-    def double(leaf: Any) -> Any:
-        return leaf.astype(jnp.float64) if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(double, tree)
+        return in_float64() if self.double else nullcontext()
 
 
 def to_arrays(values: Any, double: bool) -> Any:
@@ -257,7 +242,19 @@ def _recording(model: nnx.Module, names: Sequence[str], seen: Recording, without
 
         return call
 
+    def attention(usual: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, *args: Any, deterministic: bool | None = None, **kwargs: Any) -> Any:
+            off = self.deterministic if deterministic is None else deterministic
+            if self.dropout_rate and not off:
+                seen.dropouts.append(float(self.dropout_rate))
+                deterministic = deterministic or without_dropout
+            return usual(self, *args, deterministic=deterministic, **kwargs)
+
+        return call
+
     with ExitStack() as stack:
+        for kind in {type(part) for part in parts.values() if isinstance(part, nnx.MultiHeadAttention)}:
+            stack.enter_context(replaced(kind, "__call__", attention(kind.__call__)))
         for kind in dropouts:
             stack.enter_context(replaced(kind, "__call__", dropout(kind.__call__)))
         for kind in kinds:

@@ -47,7 +47,7 @@ class TorchModel:
     Args:
         model: the user's, which stays as it is.
         inputs: the arguments of the call: NumPy arrays, or whatever else the model takes.
-        loss: a function of the output to a scalar tensor.
+        loss: dtype -> a function of the output to a scalar tensor.
         double: whether to compute in float64; the model's own precision otherwise.
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
@@ -59,7 +59,7 @@ class TorchModel:
         self,
         model: nn.Module,
         inputs: Sequence[Any],
-        loss: Callable[[Any], Tensor],
+        loss: Callable[[torch.dtype], Callable[[Any], Tensor]],
         *,
         double: bool,
         train: bool | None,
@@ -81,8 +81,10 @@ class TorchModel:
                     if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
                         state[name] = value.double()
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        self.inputs = to_tensors(inputs, double, device)
-        self.loss = loss
+        dtypes = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
+        self.dtype = torch.float64 if double else (dtypes or [torch.float32])[0]
+        self.inputs = to_tensors(inputs, self.dtype, device)
+        self.loss = loss(self.dtype)
         self.watched = watched
         self.without_dropout = False
 
@@ -183,15 +185,20 @@ class TorchModel:
         """Return a parameter or buffer as it is."""
         return _numpy(self._places()[name], copied=True)
 
+    def put(self, arrays: Mapping[str, Array]) -> None:
+        """Put other numbers into parameters and buffers."""
+        places = self._places()
+        with torch.no_grad():
+            for name, array in arrays.items():
+                places[name].copy_(torch.from_numpy(np.array(array)))
+
     @contextmanager
     def with_parameters(self, arrays: Mapping[str, Array]) -> Iterator[None]:
         """Put other numbers into parameters and buffers for the time of the block."""
         places = self._places()
         before = {name: places[name].detach().clone() for name in arrays}
         try:
-            with torch.no_grad():
-                for name, array in arrays.items():
-                    places[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            self.put(arrays)
             yield
         finally:
             with torch.no_grad():
@@ -250,7 +257,8 @@ class TorchModel:
         note: Callable[[Call], None] | None = None,
         inside: list[str] | None = None,
     ) -> Iterator[_Functions]:
-        with _Functions(changes or {}, note, inside, self.without_dropout) as functions:
+        double = self.dtype == torch.float64
+        with _Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
             yield functions
 
     @contextmanager
@@ -303,15 +311,18 @@ class _Functions(TorchFunctionMode):
         note: Callable[[Call], None] | None,
         inside: list[str] | None,
         without_dropout: bool,
+        double: bool,
     ) -> None:
         super().__init__()
         self.changes, self.note, self.inside = changes, note, inside
-        self.without_dropout = without_dropout
+        self.without_dropout, self.double = without_dropout, double
         self.dropouts: list[float] = []
         self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.double:
+            func, args, kwargs = _widened(func, args, kwargs)
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "dim", "size", "_set_grad_enabled"):
             return func(*args, **kwargs)
@@ -325,6 +336,13 @@ class _Functions(TorchFunctionMode):
         if change is not None:
             return change(func, args, kwargs)
         return without_dropout(func, args, kwargs) if rate and self.without_dropout else func(*args, **kwargs)
+
+
+def _widened(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A call that asks for float32, in a model that is to compute in float64."""
+    args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+    kwargs = {name: torch.float64 if value is torch.float32 else value for name, value in kwargs.items()}
+    return (Tensor.double if func is Tensor.float else func), args, kwargs
 
 
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -358,8 +376,14 @@ def without_dropout(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return function(*args, **{**kwargs, name: 0.0})
 
 
-def to_tensors(values: Any, double: bool, device: torch.device | None = None) -> Any:
-    """Return a pytree with tensors for its NumPy arrays, without a copy where precision and device allow."""
+def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """Return a pytree with tensors for its NumPy arrays, without a copy where dtype and device allow.
+
+    Args:
+        values: the pytree.
+        dtype: of what is floating-point in it.
+        device: of the tensors.
+    """
 
     def convert(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
@@ -367,7 +391,7 @@ def to_tensors(values: Any, double: bool, device: torch.device | None = None) ->
         tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
         if tensor.dtype == torch.int32:
             tensor = tensor.long()  # what PyTorch takes for an index
-        return tensor.to(device, torch.float64 if double and tensor.is_floating_point() else None)
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     return tree_map(convert, values)
 

@@ -22,10 +22,13 @@ class Weights:
 
     Args:
         differing: the nnx model's, by PyTorch's names and in its layouts, where they are not PyTorch's.
+        rounded: the same where the numbers are PyTorch's, but in another form: rounded to a narrower dtype, or two biases
+            added up.
         flattened: nnx's name of a layer whose inputs are in the order (H, W, C) → C.
     """
 
     differing: Mapping[str, Array]
+    rounded: Mapping[str, Array]
     flattened: Mapping[str, int]
 
     def of(self, layer: str) -> dict[str, Array]:
@@ -47,19 +50,22 @@ def differing_weights(torch_model: Any, nnx_model: Any, pairing: Pairing) -> Wei
     carried = pairing.to_torch(theirs)
     flattened: dict[str, int] = {}
     differing: dict[str, Array] = {}
+    rounded: dict[str, Array] = {}
     for one in (*pairing.pairs, *pairing.parameters):
         start = f"{one.torch_name}." if one.torch_name else ""
         mine = {n: a for n, a in carried.items() if n == one.torch_name or n.startswith(start)}
-        if _same_for_nnx(one, mine, ours, theirs):
-            continue
+        same = _same_for_nnx(one, mine, ours, theirs)
         for name, array in mine.items():
-            if name in ours and not _same(array, ours[name]):
-                channels = _channels(ours[name], array)
-                if channels:
-                    flattened[one.nnx_name] = channels
-                else:
-                    differing[name] = array
-    return Weights(differing, flattened)
+            if name not in ours or np.array_equal(array, ours[name]):
+                continue
+            channels = 0 if same else _channels(ours[name], array)
+            if same or _same(array, ours[name]):
+                rounded[name] = array
+            elif channels:
+                flattened[one.nnx_name] = channels
+            else:
+                differing[name] = array
+    return Weights(differing, rounded, flattened)
 
 
 def _same_for_nnx(one: Any, mine: Mapping[str, Array], ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> bool:

@@ -96,7 +96,8 @@ class _Laboratory:
         names: Mapping[str, str] | None,
     ) -> None:
         self.pairing = pair(torch_model, nnx_model, names)
-        self.flattened = differing_weights(torch_model, nnx_model, self.pairing).flattened
+        weights = differing_weights(torch_model, nnx_model, self.pairing)
+        self.flattened = weights.flattened
         self.batches, self.loss, self.optimizers = batches, loss, optimizers
         self.layout, self.train, self.names = layout, train, names
         self.nnx_model = nnx_model
@@ -109,9 +110,11 @@ class _Laboratory:
         make_jax = partial(JaxModel, nnx_model, loss=jax_loss, train=train, watched=[], optimizer=optimizers[1])
         self.alike = not make_jax(first.nnx, double=True).accepts()
         inputs = first.nnx_alike if self.alike else first.nnx
-        self.torch = {double: make_torch(torch_loss(double), double=double) for double in (False, True)}
+        self.torch = {double: make_torch(torch_loss, double=double) for double in (False, True)}
         self.jax = {double: make_jax(inputs, double=double) for double in (False, True)}
-        self.moved = make_torch(torch_loss(True), double=True)
+        self.moved = make_torch(torch_loss, double=True)
+        for model in (self.torch[True], self.moved):
+            model.put(weights.rounded)
         self.start = {double: copy.deepcopy(model) for double, model in self.torch.items()}
         _move(self.moved)
         rates = self.torch[False].dropouts(), self.jax[False].dropouts()
@@ -129,14 +132,14 @@ class _Laboratory:
         inputs, targets = self.batches[step % len(self.batches)]
         feed, targets = self.feed(inputs), to_numpy(targets)
         values = {
-            **{("torch", double): self._torch_step(self.torch[double], feed, targets, double) for double in (False, True)},
+            **{("torch", double): self._torch_step(self.torch[double], feed, targets) for double in (False, True)},
             **{
                 ("jax", double): self.jax[double].train(
                     feed.nnx_alike if self.alike else feed.nnx, targets, self.functions[1]
                 )
                 for double in (False, True)
             },
-            ("moved", True): self._torch_step(self.moved, feed, targets, True),
+            ("moved", True): self._torch_step(self.moved, feed, targets),
         }
         for name, key in zip(self.losses, [("torch", False), ("jax", False), ("torch", True), ("jax", True)], strict=True):
             self.losses[name].append(values[key])
@@ -151,9 +154,9 @@ class _Laboratory:
             }
             self._measure(name, found)
 
-    def _torch_step(self, model: TorchModel, feed: Feed, targets: Any, double: bool) -> float:
+    def _torch_step(self, model: TorchModel, feed: Feed, targets: Any) -> float:
         loss, _ = losses(self.loss, targets)
-        return model.train(to_tensors(feed.torch, double), loss(double))
+        return model.train(to_tensors(feed.torch, model.dtype), loss(model.dtype))
 
     def _in_torch(self, arrays: dict[str, Array]) -> dict[str, Array]:
         return self.pairing.to_torch(arrays, self.flattened)
@@ -189,7 +192,7 @@ class _Laboratory:
         before = self.start[True]
         for i in range(step - 1):
             data = self.batches[i % len(self.batches)]
-            self._torch_step(before, self.feed(data[0]), to_numpy(data[1]), True)
+            self._torch_step(before, self.feed(data[0]), to_numpy(data[1]))
         model, optimizer = self.start[False].model, self.start[False].optimizer  # the optimiser as it was: its first step is known
         model.load_state_dict(before.model.state_dict())
         report = compare(
