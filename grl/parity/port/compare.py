@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,14 @@ from grl.parity.port.causes.reversal import GradientEvidence, explain_gradients
 from grl.parity.port.causes.statistics import explain_statistics
 from grl.parity.port.causes.updates import explain_updates
 from grl.parity.port.feeding import Feed, losses
-from grl.parity.port.judgement import TOLERANCE, WIDENING, distance, layout_of, size
+from grl.parity.port.judgement import TOLERANCE, WIDENING, alignment, distance, size
 from grl.parity.port.pairing import Pairing, pair
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel
 from grl.parity.port.report import Divergence, ParityReport, Row
 from grl.parity.port.same_weights import differing_weights
+from grl.parity.port.tree import half_of
 
 __all__ = ["assert_parity", "compare"]
 
@@ -106,6 +107,7 @@ class _Comparison:
         self.pairing = pair(torch_model, nnx_model, names)
         if not self.pairing.pairs and not self.pairing.parameters:
             raise ValueError("nnx_model: got a model in which nothing corresponds to torch_model; give names=….")
+        self.is_double = _is_double(torch_model, nnx_model)
         self.weights = differing_weights(torch_model, nnx_model, self.pairing)
         feed = Feed.of(inputs, torch_model, self.pairing, layout)
         torch_loss, jax_loss = losses(loss, targets)
@@ -148,7 +150,10 @@ class _Comparison:
         if double[1].narrow:
             self.notes.append("the nnx model rounds to float32 in float64 too, so that only more than that shows")
         single = []
-        for make in (self.make_torch, self.make_jax):
+        for make, already in zip((self.make_torch, self.make_jax), double, strict=True):
+            if self.is_double:
+                single.append(already)
+                continue
             model = make(False)
             model.without_dropout = self.silent
             single.append(model.run())
@@ -168,6 +173,7 @@ class _Comparison:
         return key if key in (OUTPUT, LOSS) else (self.their_names[key[0]], key[1])
 
     def _activations(self, double: tuple[Recording, Recording], single: tuple[Recording, Recording]) -> Iterator[Row]:
+        channels = set(self.weights.flattened.values())
         for key in double[0].activations:
             found = [
                 [(run[0].activations[key], run[1].activations[self._their_key(key)]) for run in (double, single)]
@@ -180,7 +186,7 @@ class _Comparison:
             if not ours or not theirs:
                 continue
             judged = [
-                _row("activation", key, self._their_key(key)[0], a, b, a32, b32, 0.0, double[1].narrow)
+                _row("activation", key, self._their_key(key)[0], a, b, a32, b32, 0.0, double[1].narrow, channels)
                 for a, b, a32, b32 in zip(ours, theirs, ours32, theirs32, strict=False)
             ]
             yield max(judged, key=lambda row: (not row.agrees, row.absolute))
@@ -240,6 +246,7 @@ class _Comparison:
             layer=layer,
             replacements=self.weights.of(key[0]),
             slack=(4.0 if double[1].narrow else WIDENING) * first.rounding,
+            channels=tuple(set(self.weights.flattened.values())),
         )
         causes = explain_activation(evidence)
         inside = evidence.proven.module if evidence.proven is not None else None
@@ -255,11 +262,17 @@ class _Comparison:
             return explain_gradients(GradientEvidence(torch_model, ours, theirs, gradients, differing))
         if first.kind == "update":
             updates = self._in_torch(theirs.updates, "update")
-            weights = {name: torch_model.parameter(name) for name in updates}
+            weights = {name: torch_model.parameter(name) for name in updates if name in ours.updates}
             return explain_updates(torch_model.optimizer, weights, ours.gradients, updates)
         name = first.key[0]
         layer = next((p.nnx_module for p in self.pairing.pairs if p.torch_name == name.rpartition(".")[0]), None)
         return explain_statistics(torch_model, name, self._in_torch(theirs.statistics, "statistic"), layer)
+
+
+def _is_double(torch_model: Any, nnx_model: Any) -> bool:
+    """Whether both models are in float64 as they are."""
+    slots = [slot for side, model in (("torch", torch_model), ("nnx", nnx_model)) for slot in half_of(side).slots(model).values()]
+    return {array.dtype for array in (slot.read() for slot in slots) if array.dtype.kind == "f" and array.ndim} == {np.dtype(np.float64)}
 
 
 def _of_kind(run: Recording, kind: str) -> dict[str, Array]:
@@ -277,7 +290,7 @@ def _place(where: str, key: Key, inside: str | None, before: list[Key]) -> str:
     return f"{before[-1][0]} → {where}" if before else where
 
 
-def _row(kind: str, key: Key, their_name: str, a: Array, b: Array, a32: Array, b32: Array, floor: float, narrow: bool) -> Row:
+def _row(kind: str, key: Key, their_name: str, a: Array, b: Array, a32: Array, b32: Array, floor: float, narrow: bool, channels: Iterable[int] = ()) -> Row:
     """Judge one array.
 
     Args:
@@ -287,10 +300,11 @@ def _row(kind: str, key: Key, their_name: str, a: Array, b: Array, a32: Array, b
         a, b: PyTorch's and the nnx model's in float64.
         a32, b32: the same in the models' own precision.
         floor: a difference that is granted in any case.
+        channels: as for `alignment`.
         narrow: whether the nnx model rounds to float32 in float64 too, so that all rounding is granted.
     """
-    axes = layout_of(b, a)
-    b, b32 = b.transpose(axes), b32.transpose(axes)
+    align = alignment(b, a, channels)
+    b, b32 = align(b), align(b32)
     scale = max(size(a), size(b))
     rounding = max(distance(a32.astype(np.float64), a), distance(b32.astype(np.float64), b))
     real, seen = distance(a, b), distance(a32, b32)

@@ -68,11 +68,11 @@ class Feed:
         convolution = _first_convolution(torch_model)
         if convolution is None and layout is None:
             return cls(arguments, arguments, arguments, "")
-        name, channels, ndim = convolution or ("", 0, 4)
+        name, channels, axes = convolution or ("", 0, (3, 4, 5))
         notes: list[str] = []
         ours, theirs = [], []
         for value in arguments:
-            if isinstance(value, np.ndarray) and value.ndim == ndim and value.dtype.kind == "f":
+            if isinstance(value, np.ndarray) and value.ndim in axes and value.dtype.kind == "f":
                 came = layout or _guess(value.shape, channels)
                 if not notes:
                     why = f"{name} takes {channels} channels" if layout is None else "as given"
@@ -85,11 +85,11 @@ class Feed:
         return cls(tuple(ours), tuple(theirs), tuple(ours), "".join(notes))
 
 
-def _first_convolution(model: nn.Module) -> tuple[str, int, int] | None:
-    """Its name, the channels that it takes, and how many dimensions its input has."""
+def _first_convolution(model: nn.Module) -> tuple[str, int, tuple[int, ...]] | None:
+    """Its name, the channels that it takes, and how many axes its input has."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd):
-            return name, module.in_channels, 2 + len(module.kernel_size)
+            return name, module.in_channels, (2 + len(module.kernel_size),)
     return None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from grl.parity.port.flatten import to_channels_first
 from grl.parity.port.recording import Array
 
-__all__ = ["TOLERANCE", "WIDENING", "agree", "aligned", "distance", "layout_of", "size"]
+__all__ = ["TOLERANCE", "WIDENING", "agree", "aligned", "alignment", "distance", "size"]
 
 TOLERANCE = 1e-10
 """Of the float64 runs, relative to an array's largest number: far above their rounding, far below any cause."""
@@ -18,34 +19,36 @@ WIDENING = 200 * 2.0**-29
 """How much of the rounding measured in float32 is granted in float64: 2⁻²⁹ is the ratio of their spacings."""
 
 
-def aligned(theirs: Array, ours: Array) -> Array:
-    """Return an array of the nnx model with its axes in PyTorch's order.
+def aligned(theirs: Array, ours: Array, channels: Iterable[int] = ()) -> Array:
+    """Return an array of the nnx model with its axes in PyTorch's order, as `alignment` finds it."""
+    return alignment(theirs, ours, channels)(theirs)
+
+
+def alignment(theirs: Array, ours: Array, channels: Iterable[int] = ()) -> Callable[[Array], Array]:
+    """Return what brings arrays of the nnx model nearest to PyTorch's; the identity, where nothing has their shape.
 
     Args:
         theirs: the nnx model's: channels last, or the batch last or second, or as PyTorch has it.
         ours: PyTorch's.
+        channels: how many there may be in a flattened feature map (N, H·W·C), which PyTorch has as (N, C·H·W).
     """
-    return theirs.transpose(layout_of(theirs, ours))
-
-
-def layout_of(theirs: Array, ours: Array) -> tuple[int, ...]:
-    """Return the order of axes in which an array is nearest to PyTorch's; as it is, where none has its shape."""
-    same = tuple(range(theirs.ndim))
-    if theirs.ndim != ours.ndim:
-        return same
-    fitting = [axes for axes in _layouts(theirs.ndim) if tuple(theirs.shape[a] for a in axes) == ours.shape]
+    fitting = [way for shape, way in _ways(theirs, channels) if shape == ours.shape]
     if len(fitting) <= 1:
-        return fitting[0] if fitting else same
-    return min(fitting, key=lambda axes: _mean_distance(theirs.transpose(axes), ours))
+        return fitting[0] if fitting else lambda array: array
+    return min(fitting, key=lambda way: _mean_distance(way(theirs), ours))
 
 
-def _layouts(ndim: int) -> Iterator[tuple[int, ...]]:
-    same = tuple(range(ndim))
-    yield same
-    if ndim >= 3:
-        yield (0, ndim - 1, *same[1:-1])  # channels last
-        yield (1, 0, *same[2:])  # time first
-        yield (ndim - 1, *same[:-1])  # the batch last
+def _ways(theirs: Array, channels: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Callable[[Array], Array]]]:
+    same = tuple(range(theirs.ndim))
+    orders = [same]
+    if theirs.ndim >= 3:
+        orders += [(0, theirs.ndim - 1, *same[1:-1])]  # channels last
+        orders += [(1, 0, *same[2:]), (theirs.ndim - 1, *same[:-1])]  # time first; the batch last
+    for axes in dict.fromkeys(orders):
+        yield tuple(theirs.shape[a] for a in axes), partial(np.transpose, axes=axes)
+    for count in set(channels):
+        if theirs.ndim == 2 and theirs.shape[1] % count == 0:
+            yield theirs.shape, partial(to_channels_first, channels=count)
 
 
 def _mean_distance(a: Array, b: Array) -> float:
@@ -72,15 +75,20 @@ def size(a: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def agree(ours: Sequence[Array], theirs: Sequence[Array], slack: float = 0.0) -> bool:
+def agree(
+    ours: Sequence[Array], theirs: Sequence[Array], slack: float = 0.0, channels: Iterable[int] = ()
+) -> bool:
     """Return whether float64 arrays are the same but for rounding, whatever the order of their axes.
 
     Args:
         ours: PyTorch's.
-        theirs: the nnx model's; what only one side returns beyond the first array is not looked at.
+        theirs: the nnx model's; what only one side returns is not looked at.
         slack: what is granted beyond the tolerance.
+        channels: as for `alignment`.
     """
     if not ours or not theirs:
         return len(ours) == len(theirs)
-    pairs = [(a, b) for a, b in zip_longest(ours, theirs) if a is not None and b is not None]
-    return all(distance(a, aligned(b, a)) <= TOLERANCE * max(size(a), size(b)) + slack for a, b in pairs)
+    pairs = zip(ours, theirs, strict=False)
+    return all(
+        distance(a, aligned(b, a, channels)) <= TOLERANCE * max(size(a), size(b)) + slack for a, b in pairs
+    )

@@ -34,6 +34,7 @@ class Evidence:
         layer: the layer of the nnx model there, if it is one.
         replacements: by PyTorch name, the weights of the nnx model where they are not those of the PyTorch model.
         slack: what rounding explains there.
+        channels: how many there may be in a flattened feature map.
         proven: the call that was changed by the experiment that explained the divergence.
     """
 
@@ -46,16 +47,19 @@ class Evidence:
     layer: Any
     replacements: Mapping[str, Array]
     slack: float
+    channels: tuple[int, ...] = ()
     proven: Call | None = None
 
     @cached_property
     def between(self) -> list[Call]:
         """The calls of functions between the last layer that agrees and the one that differs, the last one first."""
-        calls = self.torch.calls(None if self.key in (OUTPUT, LOSS) else self.key)
         if self.key == LOSS:
-            inside_loss = self._calls_of_loss(calls)
-            return inside_loss[::-1]
-        return [call for call, ended in calls if ended >= self.ended][::-1]
+            return self._calls_of_loss(self._calls)[::-1]
+        return [call for call, ended in self._calls if ended >= self.ended][::-1]
+
+    @cached_property
+    def _calls(self) -> list[tuple[Call, int]]:
+        return self.torch.calls(None if self.key in (OUTPUT, LOSS) else self.key)
 
     def _calls_of_loss(self, calls: list[tuple[Call, int]]) -> list[Call]:
         last = max((ended for _, ended in calls), default=0)
@@ -67,16 +71,18 @@ class Evidence:
             ours = self.torch.activation(self.key, changes)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
             return False  # with the change the model does not run: it is not what the other one does
-        return agree(ours, self.theirs, self.slack)
+        return agree(ours, self.theirs, self.slack, self.channels)
 
-    def try_out(self, names: Iterable[str], variants: Any) -> str | None:
+    def try_out(self, names: Iterable[str], variants: Any, earlier: bool = False) -> str | None:
         """Change one call after the other; return in words what explains the divergence, or None.
 
         Args:
             names: of the functions to change.
             variants: a function of a call and the nnx layer, to the variants to try.
+            earlier: whether to change the calls before the last layer that agrees as well.
         """
-        for call in self.between:
+        before = [call for call, ended in self._calls if ended < self.ended][::-1] if earlier else []
+        for call in (*self.between, *before):
             if call.name in names:
                 found: Iterator[Variant] = variants(call, self.layer)
                 for words, change in found:
@@ -98,7 +104,8 @@ class Evidence:
         try:
             seen = self.jax.run()
             theirs = seen.activations.get(self.their_key)
-            if seen.dropouts and theirs is not None and agree(self.torch.activation(self.key), theirs, self.slack):
+            ours = self.torch.activation(self.key)
+            if seen.dropouts and theirs is not None and agree(ours, theirs, self.slack, self.channels):
                 return "without the nnx model's dropout there is no difference"
         finally:
             self.jax.without_dropout = self.torch.without_dropout = False

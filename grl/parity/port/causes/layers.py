@@ -108,7 +108,7 @@ def flatten_order(evidence: Evidence) -> str | None:
             for words in _orders_of_inputs(ours, theirs):
                 return f"{name} is made for {words}"
         return None
-    return evidence.try_out(("flatten", "view", "reshape"), _orders)
+    return evidence.try_out(("flatten", "view", "reshape"), _orders, earlier=True)
 
 
 @cause(EXPERIMENTS, "transposed_kernel")
