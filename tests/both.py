@@ -19,7 +19,13 @@ TOLERANCE = 1e-10  # relative, in float64
 
 
 def assert_same_function(
-    ours: torch.nn.Module, theirs: nnx.Module, x: np.ndarray, *, towards: str = "nnx", training: bool = False
+    ours: torch.nn.Module,
+    theirs: nnx.Module,
+    x: np.ndarray,
+    *,
+    towards: str = "nnx",
+    training: bool = False,
+    flatten: Any = None,
 ) -> None:
     """Copy the weights, and compare outputs and gradients of Σ outputs · weights. Random state is moved off 0 and 1.
 
@@ -29,14 +35,15 @@ def assert_same_function(
         x: images (N, C, …), vectors (N, D), or tokens (N, T) of integers.
         towards: the side that the weights are copied to.
         training: whether batch norm is in training mode; dropout is off in any case.
+        flatten: as `copy_weights` takes it.
     """
     _shake(ours)
     _widen(theirs)
-    copy_weights(*((ours, theirs) if towards == "nnx" else (theirs, ours)))
+    copy_weights(*((ours, theirs) if towards == "nnx" else (theirs, ours)), flatten=flatten)
     _set_mode(ours, theirs, training)
     y, gradients = torch_gradients(ours, x)
     with jax.numpy_dtype_promotion("standard"):  # flax's own layers do not all pass under the strict one
-        z, others = jax_gradients(ours, theirs, x)
+        z, others = jax_gradients(ours, theirs, x, flatten)
     assert_close(z, y, "outputs")
     assert gradients.keys() >= others.keys()
     assert len(others) > 0
@@ -53,7 +60,9 @@ def torch_gradients(model: torch.nn.Module, x: np.ndarray) -> tuple[np.ndarray, 
     return y.detach().numpy(), gradients
 
 
-def jax_gradients(ours: torch.nn.Module, model: nnx.Module, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def jax_gradients(
+    ours: torch.nn.Module, model: nnx.Module, x: np.ndarray, flatten: Any = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Outputs, and gradients by PyTorch's names and in its layouts."""
     x = jnp.asarray(np.moveaxis(x, 1, -1) if x.ndim > 2 else x)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -67,7 +76,9 @@ def jax_gradients(ours: torch.nn.Module, model: nnx.Module, x: np.ndarray) -> tu
     known = {id(v) for _, v in nnx.iter_graph(with_gradients) if isinstance(v, nnx.Param)}
     slots = half_of("nnx").slots(with_gradients)
     arrays = {name: slot.read() for name, slot in slots.items() if slot.identity in known}
-    return np.asarray(y), pair(ours, model).to_torch(arrays, find_flattened(model), gradients=True)
+    pairing = pair(ours, model)
+    flattened = find_flattened(model, flatten, {one.torch_name: one.nnx_name for one in pairing.pairs})
+    return np.asarray(y), pairing.to_torch(arrays, flattened, gradients=True)
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:

@@ -50,13 +50,19 @@ def find_flattened(
 
     changed = changed_inputs(nnx_model, tree)
     if changed is None:
-        raise PortError(
-            f"flatten: {', '.join(suspects)} may follow a flattened feature map, and the model takes something else"
-            " than one square image, so that its order cannot be found out; say flatten={name: (C, H, W)}, or flatten={} if"
-            " there is none or it is (C, H, W) in nnx too."
-        )
-    found = {name: channels_of(first, second) for name, (first, second) in changed.items()}
-    return {name: channels for name, channels in found.items() if channels}
+        raise _unknown(suspects, "the model takes something else than one square image")
+    found = {path: channels_of(inputs.first, inputs.second) for path, inputs in changed.items()}
+    odd = [path for path in suspects if path in found and found[path] is None and changed[path].direct]
+    if odd:
+        raise _unknown(odd, "its inputs are in neither order")
+    return {path: channels for path, channels in found.items() if channels}
+
+
+def _unknown(names: list[str], why: str) -> PortError:
+    return PortError(
+        f"flatten: {', '.join(names)} may follow a flattened feature map, whose order cannot be found out: {why}; say"
+        " flatten={name: (C, H, W)}, or flatten={} if there is none or if it is (C, H, W) in nnx too."
+    )
 
 
 def to_channels_first(array: Array, channels: int) -> Array:
@@ -78,19 +84,25 @@ def _exchanged(array: Array, split: tuple[int, int]) -> Array:
     return array.reshape(*array.shape[:-1], *split).swapaxes(-1, -2).reshape(array.shape)
 
 
-def channels_of(first: Array, second: Array) -> int:
-    """Return C if these are the inputs that change with two neighbouring channels of a map (H, W, C), else 0.
+def channels_of(first: Array, second: Array) -> int | None:
+    """Return C if these are the inputs that change with two neighbouring channels of a map (H, W, C).
 
     Args:
         first: whether each input changes with one channel.
         second: with the next one.
+
+    Returns:
+        C; 0 for the order (C, H, W), and for a map of one pixel; None if it is neither.
     """
     at, after = np.flatnonzero(first), np.flatnonzero(second)
-    if len(at) < 2 or len(at) != len(after):
+    if len(at) != len(after) or len(at) == 0:
+        return None
+    steps = np.diff(at)
+    if (steps == 1).all() and (after == at + len(at)).all():
         return 0
-    step = int(at[1] - at[0])
-    regular = step > 1 and len(at) * step == len(first) and bool((np.diff(at) == step).all())
-    return step if regular and bool((after == at + 1).all()) else 0
+    step = int(steps[0])
+    regular = step > 1 and len(at) * step == len(first) and (steps == step).all() and (after == at + 1).all()
+    return step if regular else None
 
 
 def _given(tree: Node, flatten: Mapping[str, Sequence[int]], aliases: Mapping[str, str]) -> dict[str, int]:
@@ -118,7 +130,7 @@ def _suspects(tree: Node) -> list[str]:
         if leaf.kind == "Linear" and convolved and inputs != before and inputs != 1:
             found.append(leaf.path)
         convolved |= leaf.kind in ("Conv", "ConvTranspose")
-        before = _outputs(leaf)
+        before = before if "Norm" in leaf.kind else _outputs(leaf)  # a norm gives what it takes
     return found
 
 

@@ -18,18 +18,34 @@ from numpy.typing import NDArray
 from grl.parity.port.tree import Node, grown
 from grl.parity.reversal import replaced
 
-__all__ = ["changed_inputs"]
+__all__ = ["Changed", "changed_inputs"]
 
 Array = NDArray[Any]
 
 _CHANNELS_LAST = ("Conv", "ConvTranspose", "BatchNorm", "GroupNorm", "InstanceNorm")  # and first in PyTorch
+_KEEP_ORDER = ("LayerNorm", "RMSNorm", "Dropout")
 _SAMPLES = 5  # as it is; more and less of one channel; more and less of the next
 _CHANGE = 1e3  # within the range of float16, and beyond what an activation can hide in both directions
 _LARGEST = 1024  # pixels on a side
 _TRIES = 8
 
 
-def changed_inputs(model: Any, tree: Node) -> dict[str, tuple[Array, Array]] | None:
+@dataclass(frozen=True)
+class Changed:
+    """Which inputs of a layer change.
+
+    Args:
+        first: with one channel of a feature map before it, (inputs,) of bool.
+        second: with the next channel.
+        direct: whether there is no layer between that mixes features.
+    """
+
+    first: Array
+    second: Array
+    direct: bool
+
+
+def changed_inputs(model: Any, tree: Node) -> dict[str, Changed] | None:
     """Return which inputs of each layer that takes vectors change with one channel and with the next.
 
     Args:
@@ -37,10 +53,10 @@ def changed_inputs(model: Any, tree: Node) -> dict[str, tuple[Array, Array]] | N
         tree: of the model.
 
     Returns:
-        nnx's name → two arrays of bool, for layers that such a change reaches; None if the model does not run on one
-        square image, (N, H, W, C).
+        nnx's name → what changes, for layers that a change reaches; None if the model does not run on one square image,
+        (N, H, W, C).
     """
-    first = next(leaf for leaf in tree.leaves() if leaf.kind == "Conv").value
+    first = next(leaf for leaf in tree.leaves() if leaf.kind in ("Conv", "ConvTranspose")).value
     model = nnx.clone(model)
     model.eval()
     graph, state = nnx.split(model)
@@ -55,21 +71,22 @@ def changed_inputs(model: Any, tree: Node) -> dict[str, tuple[Array, Array]] | N
         return _changed_inputs(run, state, image)
 
 
-def _changed_inputs(run: Any, state: Any, image: Callable[[int], Any]) -> dict[str, tuple[Array, Array]] | None:
+def _changed_inputs(run: Any, state: Any, image: Callable[[int], Any]) -> dict[str, Changed] | None:
     side = _smallest_side(lambda side: jax.eval_shape(run, state, image(side)))
     if side is None:
         return None
-    calls: list[str] = []
-    jax.eval_shape(partial(run, calls=calls), state, image(side))
-    found: dict[str, tuple[Array, Array]] = {}
+    watches: list[_Watch] = []
+    jax.eval_shape(partial(run, watches=watches), state, image(side))
+    found: dict[str, Changed] = {}
     x = np.zeros(image(side).shape, image(side).dtype)
-    for replace_at in [i for i, path in enumerate(calls) if path][: -_TRIES - 1 : -1]:
-        inputs = jax.jit(partial(run, replace_at=replace_at))(state, x)
+    for replace_at in range(watches[0].maps)[: -_TRIES - 1 : -1]:
+        inputs = jax.jit(partial(run, watches=watches, replace_at=replace_at))(state, x)
         for path, array in inputs.items():
             rows = np.asarray(array, np.float32)
             changed = np.abs(rows[1:] - rows[0]) > 1e-3 * np.abs(rows[1:] - rows[0]).max()
-            if changed.any():
-                found.setdefault(path, (changed[0] | changed[1], changed[2] | changed[3]))
+            if changed.any() and path not in found:
+                pairs = changed.reshape(2, 2, -1).any(1)
+                found[path] = Changed(pairs[0], pairs[1], path in watches[-1].direct)
     return found
 
 
@@ -92,7 +109,7 @@ def _smallest_side(trace: Callable[[int], Any]) -> int | None:
     return found
 
 
-def _run(graph: Any, state: Any, x: JaxArray, calls: list[str] | None = None, replace_at: int = -1) -> Any:
+def _run(graph: Any, state: Any, x: JaxArray, watches: list[_Watch] | None = None, replace_at: int = -1) -> Any:
     """Return what goes into the layers that take vectors, with one feature map replaced."""
     model = nnx.merge(graph, state)
     watch = _Watch({id(leaf.value): leaf for leaf in grown(model).leaves()}, replace_at)
@@ -100,8 +117,8 @@ def _run(graph: Any, state: Any, x: JaxArray, calls: list[str] | None = None, re
         for cls in {type(leaf.value) for leaf in watch.leaves.values() if leaf.rule is not None}:
             stack.enter_context(replaced(cls, "__call__", watch.around(cls.__call__)))
         model(x)
-    if calls is not None:
-        calls += watch.calls
+    if watches is not None:
+        watches.append(watch)
     return watch.inputs
 
 
@@ -109,8 +126,10 @@ def _run(graph: Any, state: Any, x: JaxArray, calls: list[str] | None = None, re
 class _Watch:
     leaves: dict[int, Node]
     replace_at: int
-    calls: list[str] = field(default_factory=list)
+    maps: int = 0
     inputs: dict[str, JaxArray] = field(default_factory=dict)
+    direct: set[str] = field(default_factory=set)
+    mixed: bool = False
 
     def around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The `__call__` of a class, watched."""
@@ -120,10 +139,15 @@ class _Watch:
             if leaf is None:  # a part of a layer
                 return original(module, x, *args, **kwargs)
             self._look(leaf, x)
+            if leaf.kind in _KEEP_ORDER or (leaf.kind == "BatchNorm" and x.ndim == 2):
+                return x  # else one changed channel would change all the others too
             y = original(module, x, *args, **kwargs)
             if leaf.kind in _CHANNELS_LAST and y.ndim > 2:
-                y = _changed(y) if len(self.calls) == self.replace_at else y
-                self.calls.append(leaf.path)
+                y = _changed(y) if self.maps == self.replace_at else y
+                self.mixed = self.maps != self.replace_at
+                self.maps += 1
+            else:
+                self.mixed |= bool(leaf.slots)
             return y
 
         return called
@@ -131,8 +155,9 @@ class _Watch:
     def _look(self, leaf: Node, x: Any) -> None:
         if leaf.kind == "Linear" and x.shape[-1] != leaf.shapes["weight"][-1]:  # type: ignore[index]  # a Linear has it
             raise _MisfitError(x.shape[-1] - leaf.shapes["weight"][-1])  # type: ignore[index]
-        if len(self.calls) > self.replace_at >= 0 and x.ndim == 2 and leaf.slots:
-            self.inputs.setdefault(leaf.path, x)
+        if self.maps > self.replace_at >= 0 and x.ndim == 2 and leaf.slots and leaf.path not in self.inputs:
+            self.inputs[leaf.path] = x
+            self.direct |= set() if self.mixed else {leaf.path}
 
 
 def _changed(y: JaxArray) -> JaxArray:

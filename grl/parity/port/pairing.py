@@ -13,7 +13,7 @@ from grl.architecture import Weights
 from grl.parity.port.flatten import to_channels_first, to_channels_last
 from grl.parity.port.rules import Rule
 from grl.parity.port.slot import PortError
-from grl.parity.port.tree import PARAMETER, Node, Signature, grown, joined
+from grl.parity.port.tree import PARAMETER, Node, Signature, grown, half_of, joined
 
 __all__ = ["Pair", "Pairing", "pair"]
 
@@ -93,7 +93,7 @@ class Pairing:
         Args:
             arrays: nnx's, by nnx's names ("layers.0.kernel"); what is in no pair is left out.
             flattened: as `find_flattened` returns it.
-            gradients: whether they are gradients, which a few layers carry across in another way.
+            gradients: whether they are gradients, which recurrent layers carry across in another way.
         """
         found: Weights = {}
         for one in (*self.pairs, *self.parameters):
@@ -101,6 +101,9 @@ class Pairing:
             if one.rule is not None and mine:
                 convert = (one.rule.gradients if gradients else None) or one.rule.to_torch
                 mine = convert(mine, one.nnx_module)
+            if gradients and one.rule is not None and one.rule.optional:
+                there = half_of("torch").slots(one.torch_module)
+                mine = {name: array for name, array in mine.items() if name in there}
             for name in _of_inputs(one, mine) if one.nnx_name in flattened else ():
                 mine[name] = to_channels_first(mine[name], flattened[one.nnx_name])
             found |= {joined(one.torch_name, name): array for name, array in mine.items()}

@@ -1,0 +1,35 @@
+"""Networks drawn at random, built in both frameworks: with the weights carried across they are the same function."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from architectures import Architecture, architectures
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+pytest.importorskip("flax.nnx")
+
+import networks_jax  # noqa: E402
+import networks_torch  # noqa: E402
+from both import assert_same_function  # noqa: E402
+
+# Each example compiles two programs, which is what costs.
+EXAMPLES = {"quick": 5, "deep": 1000}.get(os.environ.get("HYPOTHESIS_PROFILE", "ci"), 15)
+
+
+@given(architecture=architectures(), towards=st.sampled_from(("nnx", "torch")), training=st.booleans())
+@settings(max_examples=EXAMPLES)
+def test_networks_agree_in_float64(architecture: Architecture, towards: str, training: bool) -> None:
+    note(str(architecture))
+    with jax.enable_x64(True):
+        torch.manual_seed(0)
+        ours = networks_torch.Network(architecture)
+        theirs = networks_jax.Network(architecture)
+        square = len(set(architecture.shape[1:])) == 1 and len(architecture.shape) == 3
+        flatten = None if square else architecture.flattened()
+        assert_same_function(ours, theirs, architecture.inputs(), towards=towards, training=training, flatten=flatten)
