@@ -42,7 +42,7 @@ class Trial:
     network: str
 
 
-class _EnoughError(Exception):
+class _Enough(BaseException):  # no Exception, for Hypothesis to let it through
     pass
 
 
@@ -64,14 +64,14 @@ def trials(identifier: str, count: int, seed: int = 0) -> list[Trial]:
         where = "" if divergence is None else f"{divergence.kind} of {divergence.where}"
         found.append(Trial(causes, where, str(architecture.layers)))
         if len(found) == count:
-            raise _EnoughError
+            raise _Enough
 
     each_network(run, fault.inputs, seed)
     return found
 
 
 def each_network(run: Callable[[Architecture, int], None], inputs: str | None, seed: int) -> None:
-    """Call a function with random networks and numbers, until it raises `_EnoughError`."""
+    """Call a function with random networks and numbers, until it raises `_Enough`."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -90,7 +90,7 @@ def each_network(run: Callable[[Architecture, int], None], inputs: str | None, s
 
     try:
         each()
-    except _EnoughError:
+    except _Enough:
         pass
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.nnx import tracers
+from jax.extend.core import jaxprs_in_params
 
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.parity.port.widening import doubled, in_float64, narrows, widen
@@ -271,7 +272,7 @@ def _count_reversals(jaxpr: Any) -> int:
     """How many `custom_vjp`s a program holds whose value is their argument, which is what a reversal is."""
     count = 0
     for equation in jaxpr.eqns:
-        inner = list(jax.core.jaxprs_in_params(equation.params))
+        inner = list(jaxprs_in_params(equation.params))
         if equation.primitive.name.startswith("custom_vjp") and all(_computes_nothing(one) for one in inner):
             count += 1
         else:
@@ -280,5 +281,5 @@ def _count_reversals(jaxpr: Any) -> int:
 
 
 def _computes_nothing(jaxpr: Any) -> bool:
-    inner = [list(jax.core.jaxprs_in_params(equation.params)) for equation in jaxpr.eqns]
+    inner = [list(jaxprs_in_params(equation.params)) for equation in jaxpr.eqns]
     return all(jaxprs and all(_computes_nothing(one) for one in jaxprs) for jaxprs in inner)

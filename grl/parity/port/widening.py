@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from grl.parity.reversal import replaced
 
@@ -67,6 +68,6 @@ def narrows(jaxpr: Any) -> bool:
             before, after = equation.invars[0].aval.dtype, equation.params["new_dtype"]
             if before == np.float64 and jnp.issubdtype(after, jnp.floating) and after != np.float64:
                 return True
-        if any(narrows(inner) for inner in jax.core.jaxprs_in_params(equation.params)):
+        if any(narrows(inner) for inner in jaxprs_in_params(equation.params)):
             return True
     return False
