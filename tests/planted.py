@@ -1,35 +1,37 @@
 """Faults, each planted into a random place of a correct port, for the instrument to find.
 
-    port = Port(architecture, rng)
-    options = FAULTS["epsilon"].plant(port)  # None where this network has no place for it
-    compare(port.torch, port.nnx, port.x, **port.options | options)
+port = Port(architecture, rng)
+options = FAULTS["epsilon"].plant(port)  # None where this network has no place for it
+compare(port.torch, port.nnx, port.x, **port.options | options)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import networks_jax
-import networks_torch
 import numpy as np
 import optax
 import torch
 import torch.nn.functional as F
-from architectures import Architecture, output_shape
 from flax import nnx
 
 from grl.jax_impl import gradient_reversal
 from grl.parity import copy_weights
 
+import networks_jax
+import networks_torch
+from architectures import Architecture, output_shape
+
 BATCH = 3
 
 
 class Port:
-    """A random network in both frameworks, in float64, with the weights carried across.
+    """A random network in both frameworks, in float64, with the weights carried across; built once it is asked for.
 
     Args:
         architecture: the network.
@@ -38,20 +40,38 @@ class Port:
 
     def __init__(self, architecture: Architecture, rng: np.random.Generator) -> None:
         self.architecture, self.rng = architecture, rng
-        torch.manual_seed(int(rng.integers(2**31)))
-        self.torch = networks_torch.Network(architecture)
-        _shake(self.torch, rng)
-        self.nnx = networks_jax.Network(architecture)
-        self.torch.eval()
-        self.nnx.eval()
-        for _, layer in nnx.iter_modules(self.nnx):
+        self.options: dict[str, Any] = {"layout": "NCHW"} if len(architecture.shape) > 1 else {}
+
+    @cached_property
+    def torch(self) -> networks_torch.Network:
+        """PyTorch's."""
+        torch.manual_seed(int(self.rng.integers(2**31)))
+        model = networks_torch.Network(self.architecture)
+        _shake(model, self.rng)
+        return model.eval()
+
+    @cached_property
+    def right(self) -> networks_jax.Network:
+        """The correct port."""
+        model = networks_jax.Network(self.architecture)
+        model.eval()
+        for _, layer in nnx.iter_modules(model):
             if isinstance(layer, nnx.BatchNorm):
                 layer.__class__ = UnbiasedBatchNorm
                 for part in (layer.mean, layer.var):
                     part.set_value(part.get_value().astype(jnp.float64))
-        copy_weights(self.torch, self.nnx, flatten=architecture.flattened())
-        self.x = architecture.inputs(BATCH, seed=int(rng.integers(2**31)))
-        self.options: dict[str, Any] = {"layout": "NCHW"} if len(architecture.shape) > 1 else {}
+        copy_weights(self.torch, model, flatten=self.architecture.flattened())
+        return model
+
+    @cached_property
+    def nnx(self) -> networks_jax.Network:
+        """The port into which a fault is planted."""
+        return nnx.clone(self.right)
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """A batch of inputs."""
+        return self.architecture.inputs(BATCH, seed=int(self.rng.integers(2**31)))
 
     def layer(self, index: int) -> Any:
         """The nnx layer of a place."""
@@ -145,7 +165,7 @@ def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]
 
 @fault("stride", "images")
 def stride(port: Port) -> dict[str, Any] | None:
-    """Another dilation, padded so that nothing else shows; or another stride, where nothing behind asks for the size."""
+    """Another dilation, padded so that the size is the same."""
     i = port.place("conv", when=lambda layer: layer["kernel"] > 1)
     if i is None:
         return None
@@ -284,12 +304,13 @@ def train_eval_mode(port: Port) -> dict[str, Any] | None:
 
 def _reversal(port: Port) -> int | None:
     """A layer with parameters before it: without them nobody sees the gradient."""
-    with_numbers = ("conv", "conv_transpose", "linear", "batch_norm", "group_norm", "layer_norm", "rms_norm")
-    first = port.place(*with_numbers, "embedding", "attention", "lstm", "gru")
-    places = [i for i, layer in enumerate(port.architecture.layers) if layer.kind == "grl"]
-    first = min((i for i, layer in enumerate(port.architecture.layers) if layer.kind in (*with_numbers, "embedding",
-                 "attention", "lstm", "gru")), default=None)  # fmt: skip
-    places = [i for i in places if first is not None and first < i]
+    with_numbers = (
+        *("conv", "conv_transpose", "linear", "embedding", "attention", "lstm", "gru"),
+        *("batch_norm", "group_norm", "layer_norm", "rms_norm"),
+    )
+    layers = port.architecture.layers
+    first = min((i for i, layer in enumerate(layers) if layer.kind in with_numbers), default=len(layers))
+    places = [i for i in port.architecture.places("grl") if i > first]
     return int(port.rng.choice(places)) if places else None
 
 
@@ -339,7 +360,10 @@ def loss_reduction(port: Port) -> dict[str, Any] | None:
     targets = port.rng.normal(size=(BATCH, 3))
     if kind == "squares":
         return {"loss": (F.mse_loss, lambda z, t: ((z - t) ** 2).sum()), "targets": targets}
-    return {"loss": (lambda z, t: ((z - t) ** 2).mean(), lambda z, t: ((z - t) ** 2).sum(-1).mean()), "targets": targets}
+    return {
+        "loss": (lambda z, t: ((z - t) ** 2).mean(), lambda z, t: ((z - t) ** 2).sum(-1).mean()),
+        "targets": targets,
+    }
 
 
 @fault("label_smoothing")

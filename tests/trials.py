@@ -1,6 +1,6 @@
 """Plant each fault into many random ports, and count how often the instrument names it first.
 
-    PYTHONPATH=tests python tests/trials.py --trials 40 --out docs/planted-faults.json
+PYTHONPATH=tests python tests/trials.py --trials 40 --out docs/planted-faults.json
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,12 +19,12 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-from architectures import Architecture, architectures
 from flax import nnx
 from hypothesis import strategies as st
 
 from grl.parity import compare
 
+from architectures import Architecture, architectures
 from planted import FAULTS, Port
 
 
@@ -52,13 +53,12 @@ def trials(identifier: str, count: int, seed: int = 0) -> list[Trial]:
 
     def run(architecture: Architecture, number: int) -> None:
         port = Port(architecture, np.random.default_rng(number))
-        right = nnx.clone(port.nnx)
         options = fault.plant(port)
         if options is None:
             return
         report = compare(port.torch, port.nnx, port.x, **port.options | options)
         divergence = report.first_divergence
-        if divergence is None and not shows(right, port, bool(options)):
+        if divergence is None and not shows(port, bool(options)):
             return  # two dead units, a border of zeros: the faulty port is the same function of these inputs
         causes = () if divergence is None else tuple(str(cause) for cause in divergence.causes)
         where = "" if divergence is None else f"{divergence.kind} of {divergence.where}"
@@ -88,18 +88,15 @@ def each_network(run: Callable[[Architecture, int], None], inputs: str | None, s
             warnings.simplefilter("error")
             run(architecture, number)
 
-    try:
+    with suppress(_Enough):
         each()
-    except _Enough:
-        pass
 
 
-def shows(right: nnx.Module, port: Port, elsewhere: bool) -> bool:
+def shows(port: Port, elsewhere: bool) -> bool:
     """Whether the port with the fault is another function, or has other gradients, than the port without.
 
     Args:
-        right: the port without the fault.
-        port: the one with it.
+        port: both.
         elsewhere: whether the fault is in the loss, in the optimiser or in the mode: it counts as one that shows.
     """
     x = jnp.asarray(np.moveaxis(port.x, 1, -1) if len(port.architecture.shape) > 1 else port.x)
@@ -107,7 +104,7 @@ def shows(right: nnx.Module, port: Port, elsewhere: bool) -> bool:
     def loss(model: Any) -> Any:
         return jnp.sin(model(x) + 1.0).sum()
 
-    results = [jax.tree.leaves((model(x), nnx.grad(loss)(model))) for model in (right, port.nnx)]
+    results = [jax.tree.leaves((model(x), nnx.grad(loss)(model))) for model in (port.right, port.nnx)]
     same = len(results[0]) == len(results[1]) and all(
         a.shape == b.shape and np.allclose(a, b, 1e-9, 1e-12) for a, b in zip(*results, strict=True)
     )

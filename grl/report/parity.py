@@ -1,4 +1,4 @@
-"""The table and the pictures of a port: differences by depth with what rounding explains, and two trainings that part."""
+"""The tables and pictures of a port: differences by depth with what rounding explains, and trainings that part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grl.report.style import COEFF, GREY, LABEL, SOURCE, TARGET, picture, title
 
 if TYPE_CHECKING:
     from grl.parity.port.report import ParityReport, Row
-    from grl.parity.port.training import TrainingReport
+    from grl.parity.port.training_report import TrainingReport
 
 __all__ = ["draw_parity", "draw_training", "table", "training_table"]
 
@@ -65,14 +65,20 @@ def draw_parity(report: ParityReport, path: str | PathLike[str]) -> None:
     kinds = [kind for kind in _KINDS if any(row.kind == kind for row in report.rows)]
     counts = [sum(row.kind == kind for row in report.rows) for kind in kinds]
     longest = max((len(row.where) for row in report.rows), default=0)
-    heading = "The two models agree" if report.first_divergence is None else f"The two models part at {report.first_divergence.where}"
+    heading = (
+        "The two models agree"
+        if report.first_divergence is None
+        else f"The two models part at {report.first_divergence.where}"
+    )
     with picture(path, max(9.0, min(24.0, 4 + 0.3 * sum(counts))), 5.2 + 0.06 * min(longest, 40), heading) as figure:
         ratios = [max(count, 3) for count in counts]
         panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False, width_ratios=ratios)[0]
         for letter, kind, panel in zip("abcd", kinds, panels, strict=False):
             _draw_kind(panel, [row for row in report.rows if row.kind == kind])
             title(panel, letter, _KINDS[kind])
-        panels[0].set_ylim(1e-18, 10 * max(line.get_ydata().max() for p in panels for line in p.lines if len(line.get_ydata())))
+        panels[0].set_ylim(
+            1e-18, 10 * max(line.get_ydata().max() for p in panels for line in p.lines if len(line.get_ydata()))
+        )
         panels[0].set_ylabel("largest difference, relative to the largest number")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -116,7 +122,11 @@ def training_table(report: TrainingReport) -> Table:
                 losses.single,
                 *(parameters.single, parameters.rounding, parameters.double, parameters.chaos),
             )
-            mark = Text("bug", "bold red") if report.bug_step is not None and step >= report.bug_step else Text("ok", "green")
+            mark = (
+                Text("bug", "bold red")
+                if report.bug_step is not None and step >= report.bug_step
+                else Text("ok", "green")
+            )
             found.add_row(str(step), *(f"{gap[step - 1]:.2g}" for gap in gaps), mark)
     return found
 

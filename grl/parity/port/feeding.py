@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from grl.parity.port.pairing import Pairing
 from grl.parity.port.recording_jax import to_arrays
 from grl.parity.port.recording_torch import to_tensors
 
@@ -50,13 +49,12 @@ class Feed:
     note: str
 
     @classmethod
-    def of(cls, inputs: Any, torch_model: nn.Module, pairing: Pairing, layout: str | None) -> Feed:
+    def of(cls, inputs: Any, torch_model: nn.Module, layout: str | None) -> Feed:
         """Lay the inputs out for both sides.
 
         Args:
             inputs: an array, or a tuple of all arguments.
             torch_model: its first convolution says how many channels an image has.
-            pairing: of the two models.
             layout: "NCHW" or "NHWC", of images and their like in one or three dimensions; None: guessed.
 
         Raises:
@@ -98,7 +96,7 @@ def _guess(shape: tuple[int, ...], channels: int) -> str:
 
 
 def losses(loss: Any, targets: Any) -> tuple[Callable[[Any], Callable[[Any], Any]], Callable[[bool], Any]]:
-    """Return both sides' loss as a function of the model's output alone: PyTorch's for a dtype, JAX's for float64 or not.
+    """Return both sides' loss of the model's output alone: PyTorch's for a dtype, JAX's for float64 or not.
 
     Args:
         loss: (PyTorch's, JAX's), each a function of the output, and of the targets where there are some; one function
@@ -135,5 +133,3 @@ def _torch_probe(output: Any) -> Any:
 def _jax_probe(output: Any) -> Any:
     leaves = [x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)]
     return sum((jnp.sin(leaf + 1.0).sum() for leaf in leaves), jnp.zeros((), leaves[0].dtype))
-
-

@@ -75,9 +75,7 @@ def size(a: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def agree(
-    ours: Sequence[Array], theirs: Sequence[Array], slack: float = 0.0, channels: Iterable[int] = ()
-) -> bool:
+def agree(ours: Sequence[Array], theirs: Sequence[Array], slack: float = 0.0, channels: Iterable[int] = ()) -> bool:
     """Return whether float64 arrays are the same but for rounding, whatever the order of their axes.
 
     Args:
@@ -89,6 +87,4 @@ def agree(
     if not ours or not theirs:
         return len(ours) == len(theirs)
     pairs = zip(ours, theirs, strict=False)
-    return all(
-        distance(a, aligned(b, a, channels)) <= TOLERANCE * max(size(a), size(b)) + slack for a, b in pairs
-    )
+    return all(distance(a, aligned(b, a, channels)) <= TOLERANCE * max(size(a), size(b)) + slack for a, b in pairs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["LOSS", "OUTPUT", "Array", "Key", "Recording"]
@@ -24,8 +23,9 @@ class Recording:
     """One forward and backward pass, and where there is an optimiser a step.
 
     Args:
-        activations: by call, in the order in which the calls ended: the arrays that the layer returned; last the
-            model's output and the loss.
+        activations: by call, in the order in which the calls ended: the arrays that the layer returned (while a model
+            is traced, what stands for them); last the model's output and the loss.
+        parameters: the names of all that take a gradient.
         gradients: by parameter.
         statistics: by running statistic, after the pass.
         updates: by parameter: what the optimiser's step added to it.
@@ -34,7 +34,8 @@ class Recording:
         reversals: how many layers with a backward rule of their own the gradient went through.
     """
 
-    activations: dict[Key, list[Array]] = field(default_factory=dict)
+    activations: dict[Key, list[Any]] = field(default_factory=dict)
+    parameters: list[str] = field(default_factory=list)
     gradients: dict[str, Array] = field(default_factory=dict)
     statistics: dict[str, Array] = field(default_factory=dict)
     updates: dict[str, Array] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class Recording:
     reversals: int = 0
     narrow: bool = False
 
-    def record(self, name: str, arrays: list[Array]) -> Key:
+    def record(self, name: str, arrays: list[Any]) -> Key:
         """Keep what a call of a layer returned; return the call."""
         key = (name, sum(known == name for known, _ in self.activations))
         self.activations[key] = arrays

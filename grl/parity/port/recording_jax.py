@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx import tracers
-from jax.extend.core import jaxprs_in_params
 
+from grl.parity.port.calls_jax import count_reversals, floats, recording
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.parity.port.widening import doubled, in_float64, narrows, widen
-from grl.parity.reversal import replaced
 
 __all__ = ["JaxModel", "to_arrays"]
 
@@ -31,6 +29,7 @@ class JaxModel:
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
         optimizer: an optax transformation, or an `nnx.Optimizer` that holds one.
+        without_dropout: whether dropout is off in any case.
     """
 
     def __init__(
@@ -43,11 +42,12 @@ class JaxModel:
         train: bool | None,
         watched: Sequence[str],
         optimizer: Any = None,
+        without_dropout: bool = False,
     ) -> None:
         self.double = double
         self.watched = watched
         self.optimizer = getattr(optimizer, "tx", optimizer)
-        self.without_dropout = False
+        self.without_dropout = without_dropout
         self._program: Any = None
         self._slots: Any = None
         model = nnx.clone(model)
@@ -56,9 +56,11 @@ class JaxModel:
         with self._precision():
             if double:
                 widen(model)
-            self.graph, self.parameters, self.rest = nnx.split(model, nnx.Param, ...)
-            if double:
-                self.parameters, self.rest = doubled(self.parameters), doubled(self.rest)
+            split: Any = nnx.split(model, nnx.Param, ...)
+            graph, parameters, rest = split
+            self.graph: Any = graph
+            self.parameters: Any = doubled(parameters) if double else parameters
+            self.rest: Any = doubled(rest) if double else rest
             leaves, self._structure = jax.tree.flatten(to_arrays(tuple(inputs), double))
             self.inputs = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
             self._fixed = [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]  # a mode, a λ: not traced
@@ -72,9 +74,9 @@ class JaxModel:
         def forward(parameters: Any, rest: Any, inputs: Any) -> tuple[jax.Array, Any]:
             model = nnx.merge(self.graph, parameters, rest, copy=True)  # Variables of this trace, free to change
             traced = Recording()
-            with _recording(model, self.watched, traced, self.without_dropout):
+            with recording(model, self.watched, traced, self.without_dropout):
                 output = model(*self._joined(inputs))
-            traced.activations[OUTPUT] = _floats(output)
+            traced.activations[OUTPUT] = floats(output)
             value = self.loss(output)
             traced.activations[LOSS] = [value]
             keys[:], seen.dropouts = traced.activations, traced.dropouts
@@ -119,7 +121,7 @@ class JaxModel:
 
             def forward(parameters: Any) -> tuple[jax.Array, Any]:
                 model = nnx.merge(self.graph, parameters, rest, copy=True)
-                with _recording(model, [], Recording(), self.without_dropout):
+                with recording(model, [], Recording(), self.without_dropout):
                     output = model(*self._joined(inputs))
                 value = loss(output) if targets is None else loss(output, targets)
                 return value, nnx.state(model, lambda _, variable: not isinstance(variable, nnx.Param))
@@ -159,14 +161,14 @@ class JaxModel:
 
     def reversals(self) -> int:
         """Return how many functions with a backward rule of their own and the identity as value a pass goes through."""
-        return _count_reversals(self._trace()[1].jaxpr)
+        return count_reversals(self._trace()[1].jaxpr)
 
     def _trace(self) -> tuple[Recording, Any]:
         seen = Recording()
 
         def forward(parameters: Any, rest: Any, inputs: Any) -> Any:
             model = nnx.merge(self.graph, parameters, rest, copy=True)
-            with _recording(model, [], seen, self.without_dropout):
+            with recording(model, [], seen, self.without_dropout):
                 return self.loss(model(*self._joined(inputs)))
 
         with self._precision():
@@ -205,81 +207,3 @@ def named(tree: Any) -> dict[str, Array]:
         if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             found[".".join(map(str, keys))] = np.asarray(leaf)
     return found
-
-
-@contextmanager
-def _recording(model: nnx.Module, names: Sequence[str], seen: Recording, without_dropout: bool) -> Iterator[None]:
-    """Record what layers return. Python looks `__call__` up in the class, so it is there that it changes."""
-    parts = {".".join(map(str, path)): part for path, part in nnx.iter_modules(model)}
-    watched = {id(parts[name]): name for name in names if name in parts}
-    kinds = {type(part) for part in parts.values() if id(part) in watched}
-    dropouts = {type(part) for part in parts.values() if isinstance(part, nnx.Dropout)}
-    outside = tracers.current_jax_trace()
-    running: set[int] = set()
-
-    def wrapped(usual: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if id(self) not in watched or id(self) in running:
-                return usual(self, *args, **kwargs)
-            running.add(id(self))
-            try:
-                output = usual(self, *args, **kwargs)
-            finally:
-                running.remove(id(self))
-            if tracers.current_jax_trace() == outside:  # within a scan, a checkpoint … the arrays are not to be had
-                seen.record(watched[id(self)], _floats(output))
-            return output
-
-        return call
-
-    def dropout(usual: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Any, inputs: Any, *, deterministic: bool | None = None, **kwargs: Any) -> Any:
-            off = self.deterministic if deterministic is None else deterministic
-            if self.rate and not off:
-                seen.dropouts.append(float(self.rate))
-                if without_dropout:
-                    return inputs
-            return usual(self, inputs, deterministic=deterministic, **kwargs)
-
-        return call
-
-    def attention(usual: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, deterministic: bool | None = None, **kwargs: Any) -> Any:
-            off = self.deterministic if deterministic is None else deterministic
-            if self.dropout_rate and not off:
-                seen.dropouts.append(float(self.dropout_rate))
-                deterministic = deterministic or without_dropout
-            return usual(self, *args, deterministic=deterministic, **kwargs)
-
-        return call
-
-    with ExitStack() as stack:
-        for kind in {type(part) for part in parts.values() if isinstance(part, nnx.MultiHeadAttention)}:
-            stack.enter_context(replaced(kind, "__call__", attention(kind.__call__)))
-        for kind in dropouts:
-            stack.enter_context(replaced(kind, "__call__", dropout(kind.__call__)))
-        for kind in kinds:
-            stack.enter_context(replaced(kind, "__call__", wrapped(kind.__call__)))
-        yield
-
-
-def _floats(output: Any) -> list[Any]:
-    leaves = jax.tree.leaves(output)
-    return [leaf for leaf in leaves if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-
-def _count_reversals(jaxpr: Any) -> int:
-    """How many `custom_vjp`s a program holds whose value is their argument, which is what a reversal is."""
-    count = 0
-    for equation in jaxpr.eqns:
-        inner = list(jaxprs_in_params(equation.params))
-        if equation.primitive.name.startswith("custom_vjp") and all(_computes_nothing(one) for one in inner):
-            count += 1
-        else:
-            count += sum(_count_reversals(one) for one in inner)
-    return count
-
-
-def _computes_nothing(jaxpr: Any) -> bool:
-    inner = [list(jaxprs_in_params(equation.params)) for equation in jaxpr.eqns]
-    return all(jaxprs and all(_computes_nothing(one) for one in jaxprs) for jaxprs in inner)

@@ -5,40 +5,19 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from grl.parity.port.functions_torch import Call, Change, Functions
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 
-__all__ = ["Call", "Change", "TorchModel", "to_tensors"]
-
-Change = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""What is done instead of a call of a function: it gets the function and its arguments, and returns a result."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of one of PyTorch's functions while a model ran.
-
-    Args:
-        index: which one it was.
-        name: the function's.
-        arguments: positional and named.
-        module: the name of the innermost module that made it; "" for the model itself and for the loss.
-    """
-
-    index: int
-    name: str
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    module: str
+__all__ = ["TorchModel", "to_tensors"]
 
 
 class TorchModel:
@@ -51,8 +30,9 @@ class TorchModel:
         double: whether to compute in float64; the model's own precision otherwise.
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
-        optimizer: over the model's parameters: a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of both, or
-            a function of parameters that makes any of these.
+        optimizer: over the model's parameters: a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of both,
+            or a function of parameters that makes any of these.
+        without_dropout: whether dropout is off in any case.
     """
 
     def __init__(
@@ -65,6 +45,7 @@ class TorchModel:
         train: bool | None,
         watched: Sequence[str],
         optimizer: Any = None,
+        without_dropout: bool = False,
     ) -> None:
         is_made = optimizer is not None and (isinstance(optimizer, tuple) or hasattr(optimizer, "step"))
         # At once, so that the optimiser's copy is over the parameters of the model's copy.
@@ -86,7 +67,7 @@ class TorchModel:
         self.inputs = to_tensors(inputs, self.dtype, device)
         self.loss = loss(self.dtype)
         self.watched = watched
-        self.without_dropout = False
+        self.without_dropout = without_dropout
 
     def run(self, changes: Mapping[int, Change] | None = None) -> Recording:
         """Run forward and backward, and the optimiser's step if there is one."""
@@ -97,6 +78,7 @@ class TorchModel:
                 value = self._forward(seen)
             seen.dropouts = functions.dropouts
             found = _differentiated(value, list(parameters.values()))
+            seen.parameters = list(parameters)
             seen.reversals = _count_reversals(value.grad_fn)
             seen.gradients = {
                 name: _numpy(g) for (name, p), g in zip(parameters.items(), found, strict=True) if g is not None
@@ -117,11 +99,14 @@ class TorchModel:
     def activation(self, key: Key, changes: Mapping[int, Change] | None = None) -> list[Array]:
         """Return what one call of a layer gives, or the output, or the loss, when functions before it are changed."""
         seen = Recording()
-        with _undone(self.model), self._functions(changes), torch.no_grad(), self._recording(seen, [key[0]], key):
-            try:
-                self._forward(seen)
-            except _ReachedError:
-                pass
+        with (
+            _undone(self.model),
+            self._functions(changes),
+            torch.no_grad(),
+            self._recording(seen, [key[0]], key),
+            suppress(_ReachedError),
+        ):
+            self._forward(seen)
         return seen.activations[key]
 
     def statistics(self, changes: Mapping[int, Change] | None = None) -> dict[str, Array]:
@@ -139,12 +124,15 @@ class TorchModel:
             calls.append((call, len(seen.activations)))
 
         names = self.watched if until is None else [*self.watched, until[0]]
-        with _undone(self.model), self._functions(None, note, inside), torch.no_grad(), self._entered(inside):
-            with self._recording(seen, names, until):
-                try:
-                    self._forward(seen)
-                except _ReachedError:
-                    pass
+        with (
+            _undone(self.model),
+            self._functions(None, note, inside),
+            torch.no_grad(),
+            self._entered(inside),
+            self._recording(seen, names, until),
+            suppress(_ReachedError),
+        ):
+            self._forward(seen)
         return calls
 
     def gradients_by_edge(
@@ -256,9 +244,9 @@ class TorchModel:
         changes: Mapping[int, Change] | None,
         note: Callable[[Call], None] | None = None,
         inside: list[str] | None = None,
-    ) -> Iterator[_Functions]:
+    ) -> Iterator[Functions]:
         double = self.dtype == torch.float64
-        with _Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
+        with Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
             yield functions
 
     @contextmanager
@@ -300,80 +288,6 @@ class TorchModel:
 
 class _ReachedError(Exception):
     """The layer whose activation is asked for has run; the rest of the model need not."""
-
-
-class _Functions(TorchFunctionMode):
-    """Sees, numbers and changes calls of PyTorch's functions, those of a model and those of a loss."""
-
-    def __init__(
-        self,
-        changes: Mapping[int, Change],
-        note: Callable[[Call], None] | None,
-        inside: list[str] | None,
-        without_dropout: bool,
-        double: bool,
-    ) -> None:
-        super().__init__()
-        self.changes, self.note, self.inside = changes, note, inside
-        self.without_dropout, self.double = without_dropout, double
-        self.dropouts: list[float] = []
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.double:
-            func, args, kwargs = _widened(func, args, kwargs)
-        name = getattr(func, "__name__", "")
-        if name in ("__get__", "__set__", "dim", "size", "_set_grad_enabled"):
-            return func(*args, **kwargs)
-        if self.note is not None:
-            self.note(Call(self.count, name, (args, kwargs), self.inside[-1] if self.inside else ""))
-        change = self.changes.get(self.count)
-        self.count += 1
-        rate = active_dropout(name, args, kwargs)
-        if rate:
-            self.dropouts.append(rate)
-        if change is not None:
-            return change(func, args, kwargs)
-        return without_dropout(func, args, kwargs) if rate and self.without_dropout else func(*args, **kwargs)
-
-
-def _widened(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """A call that asks for float32, in a model that is to compute in float64."""
-    args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
-    kwargs = {name: torch.float64 if value is torch.float32 else value for name, value in kwargs.items()}
-    return (Tensor.double if func is Tensor.float else func), args, kwargs
-
-
-_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-# Where the composite functions have their rate, and whether it is active: number of the argument, and name.
-_RATES = {
-    **dict.fromkeys(_DROPOUTS, ((1, "p", 0.5), (2, "training", True))),
-    "multi_head_attention_forward": ((10, "dropout_p", 0.0), (13, "training", True)),
-    "scaled_dot_product_attention": ((4, "dropout_p", 0.0), (99, "", True)),
-    "lstm": ((5, "dropout", 0.0), (6, "train", True)),
-    "gru": ((5, "dropout", 0.0), (6, "train", True)),
-}
-
-
-def active_dropout(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Return the rate of a function's dropout; 0 where there is none, or where it is off."""
-    if name not in _RATES:
-        return 0.0
-    rate, training = (
-        args[i] if len(args) > i else kwargs.get(argument, default) for i, argument, default in _RATES[name]
-    )
-    if name in ("lstm", "gru") and (isinstance(args[4], Tensor) or args[4] == 1):
-        return 0.0  # dropout is between the layers
-    return float(rate) if training else 0.0
-
-
-def without_dropout(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a function that has a dropout with the rate 0."""
-    (index, name, _), _ = _RATES[function.__name__]
-    if len(args) > index:
-        return function(*args[:index], 0.0, *args[index + 1 :], **kwargs)
-    return function(*args, **{**kwargs, name: 0.0})
 
 
 def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:

@@ -22,8 +22,8 @@ class Weights:
 
     Args:
         differing: the nnx model's, by PyTorch's names and in its layouts, where they are not PyTorch's.
-        rounded: the same where the numbers are PyTorch's, but in another form: rounded to a narrower dtype, or two biases
-            added up.
+        rounded: the same where the numbers are PyTorch's, but in another form: rounded to a narrower dtype, or two
+            biases added up.
         flattened: nnx's name of a layer whose inputs are in the order (H, W, C) → C.
     """
 
@@ -99,5 +99,3 @@ def _channels(ours: Array, theirs: Array) -> int:
         if inputs % channels == 0 and _same(to_channels_first(theirs, channels), ours):
             return channels
     return 0
-
-

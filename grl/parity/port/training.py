@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from flax import nnx
 
 from grl.parity.port.causes import Cause
 from grl.parity.port.compare import compare
 from grl.parity.port.feeding import Feed, losses, to_numpy
-from grl.parity.port.pairing import pair
 from grl.parity.port.recording import Array
-from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel, to_tensors
-from grl.parity.port.same_weights import differing_weights
 from grl.parity.port.training_report import Gaps, TrainingReport
 from grl.parity.port.tree import half_of
+from grl.parity.port.twins import Twins
 
 __all__ = ["compare_training"]
 
@@ -39,6 +36,7 @@ def compare_training(
     layout: str | None = None,
     train: bool | None = True,
     names: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
 ) -> TrainingReport:
     """Train both on the same batches, in their own precision and in float64, and say where and why they part.
 
@@ -57,6 +55,8 @@ def compare_training(
         layout: of images, as for `compare`.
         train: the mode of both; None: the one that each is in.
         names: as for `compare`.
+        ignore: causes that you know of and accept, as for `compare`; "batchnorm_variance" leaves the running variances
+            out of the judgement.
 
     Returns:
         The report: `verdict` ("rounding" or "bug from step k"), `agrees`, `causes`, `show()`, `to_json()`, `plot()`.
@@ -73,16 +73,16 @@ def compare_training(
     if not batches:
         raise ValueError("batches: got none; accepted is a sequence of (inputs, targets).")
     steps = len(batches) if steps is None else steps
-    lab = _Laboratory(torch_model, nnx_model, batches, loss, optimizers, layout, train, names)
+    lab = _Laboratory(torch_model, nnx_model, batches, loss, optimizers, layout, train, names, ignore)
     for step in range(steps):
         lab.step(step)
     bug = lab.bug_step()
     causes, reason = ((), "") if bug is None else lab.explain(bug)
-    return TrainingReport(steps, bug, causes, reason, lab.losses, lab.gaps, tuple(lab.notes))
+    return TrainingReport(steps, bug, causes, reason, lab.losses, lab.gaps, tuple(lab.twins.notes))
 
 
 class _Laboratory:
-    """The trainings: of PyTorch and of JAX, each as it is and in float64, and PyTorch's from weights moved by an ULP."""
+    """The trainings: PyTorch's and JAX's, as they are and in float64, and PyTorch's from weights moved by an ULP."""
 
     def __init__(
         self,
@@ -94,34 +94,18 @@ class _Laboratory:
         layout: str | None,
         train: bool | None,
         names: Mapping[str, str] | None,
+        ignore: Collection[str],
     ) -> None:
-        self.pairing = pair(torch_model, nnx_model, names)
-        weights = differing_weights(torch_model, nnx_model, self.pairing)
-        self.flattened = weights.flattened
+        self.twins = Twins(torch_model, nnx_model, batches[0][0], loss, batches[0][1], layout, optimizers, train, names)
         self.batches, self.loss, self.optimizers = batches, loss, optimizers
-        self.layout, self.train, self.names = layout, train, names
-        self.nnx_model = nnx_model
-        self.functions = loss if isinstance(loss, tuple) else (loss, loss)
-        self.feed = partial(Feed.of, torch_model=torch_model, pairing=self.pairing, layout=layout)
-        first = self.feed(batches[0][0])
-        self.notes = [first.note] if first.note else []
-        make_torch = partial(TorchModel, torch_model, first.torch, train=train, watched=[], optimizer=optimizers[0])
-        torch_loss, jax_loss = losses(loss, batches[0][1])
-        make_jax = partial(JaxModel, nnx_model, loss=jax_loss, train=train, watched=[], optimizer=optimizers[1])
-        self.alike = not make_jax(first.nnx, double=True).accepts()
-        inputs = first.nnx_alike if self.alike else first.nnx
-        self.torch = {double: make_torch(torch_loss, double=double) for double in (False, True)}
-        self.jax = {double: make_jax(inputs, double=double) for double in (False, True)}
-        self.moved = make_torch(torch_loss, double=True)
-        for model in (self.torch[True], self.moved):
-            model.put(weights.rounded)
-        self.start = {double: copy.deepcopy(model) for double, model in self.torch.items()}
+        self.how: dict[str, Any] = {"layout": layout, "train": train, "names": names, "ignore": ignore}
+        self.unjudged = "running_var" if "batchnorm_variance" in ignore else ""
+        self.models = torch_model, nnx_model
+        self.their_loss = loss[1] if isinstance(loss, tuple) else loss
+        self.torch = {double: self.twins.torch(double) for double in (False, True)}
+        self.jax = {double: self.twins.nnx(double) for double in (False, True)}
+        self.moved = self.twins.torch(True)
         _move(self.moved)
-        rates = self.torch[False].dropouts(), self.jax[False].dropouts()
-        if rates[0] and rates[0] == rates[1]:
-            self.notes.append("dropout is off on both sides")
-            for model in (*self.torch.values(), *self.jax.values(), self.moved):
-                model.without_dropout = True
         self.losses: dict[str, list[float]] = {name: [] for name in ("torch", "jax", "torch float64", "jax float64")}
         self.gaps = {name: Gaps([], [], [], []) for name in _SERIES}
         self._double: dict[str, list[float]] = {}
@@ -130,54 +114,49 @@ class _Laboratory:
     def step(self, step: int) -> None:
         """Take one step of all trainings and measure how far they are apart."""
         inputs, targets = self.batches[step % len(self.batches)]
-        feed, targets = self.feed(inputs), to_numpy(targets)
+        feed, targets = Feed.of(inputs, self.models[0], self.how["layout"]), to_numpy(targets)
         values = {
             **{("torch", double): self._torch_step(self.torch[double], feed, targets) for double in (False, True)},
             **{
                 ("jax", double): self.jax[double].train(
-                    feed.nnx_alike if self.alike else feed.nnx, targets, self.functions[1]
+                    feed.nnx_alike if self.twins.alike else feed.nnx, targets, self.their_loss
                 )
                 for double in (False, True)
             },
             ("moved", True): self._torch_step(self.moved, feed, targets),
         }
-        for name, key in zip(self.losses, [("torch", False), ("jax", False), ("torch", True), ("jax", True)], strict=True):
+        for name, key in zip(
+            self.losses, [("torch", False), ("jax", False), ("torch", True), ("jax", True)], strict=True
+        ):
             self.losses[name].append(values[key])
         states = {
             **{("torch", double): self.torch[double].state() for double in (False, True)},
-            **{("jax", double): tuple(map(self._in_torch, self.jax[double].state())) for double in (False, True)},
+            **{("jax", double): tuple(map(self.twins.in_torch, self.jax[double].state())) for double in (False, True)},
             ("moved", True): self.moved.state(),
         }
         for i, name in enumerate(_SERIES):
-            found = {
-                key: {"loss": np.array(values[key])} if name == "losses" else states[key][i - 1] for key in values
-            }
+            found = {key: {"loss": np.array(values[key])} if name == "losses" else states[key][i - 1] for key in values}
             self._measure(name, found)
 
     def _torch_step(self, model: TorchModel, feed: Feed, targets: Any) -> float:
         loss, _ = losses(self.loss, targets)
         return model.train(to_tensors(feed.torch, model.dtype), loss(model.dtype))
 
-    def _in_torch(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        return self.pairing.to_torch(arrays, self.flattened)
-
     def _measure(self, name: str, found: Mapping[tuple[str, bool], Mapping[str, Array]]) -> None:
         gaps = self.gaps[name]
         ours, theirs, moved = found["torch", True], found["jax", True], found["moved", True]
         gaps.single.append(_gap(found["torch", False], found["jax", False]))
         gaps.double.append(_gap(ours, theirs))
-        gaps.rounding.append(
-            max(_gap(found["torch", False], ours), _gap(found["jax", False], theirs))
-        )
+        gaps.rounding.append(max(_gap(found["torch", False], ours), _gap(found["jax", False], theirs)))
         gaps.chaos.append(_gap(ours, moved))
         for place in ours:
-            if place in theirs:
+            if place in theirs and not (self.unjudged and place.endswith(self.unjudged)):
                 one = {place: ours[place]}
                 self._double.setdefault(place, []).append(_gap(one, theirs))
                 self._chaos.setdefault(place, []).append(_gap(one, moved))
 
     def bug_step(self) -> int | None:
-        """Return the first step, from 1, after which anything is apart by more than rounding; None if nothing ever is."""
+        """Return the first step, from 1, after which anything is apart by more than rounding; None if none is."""
         found = []
         for place, gaps in self._double.items():
             bounds = _SAFETY * np.maximum.accumulate(self._chaos[place]) + _FLOOR
@@ -189,22 +168,19 @@ class _Laboratory:
     def explain(self, step: int) -> tuple[tuple[Cause, ...], str]:
         """Compare both models in PyTorch's state before a step, on its batch."""
         inputs, targets = self.batches[(step - 1) % len(self.batches)]
-        before = self.start[True]
+        before = self.twins.torch(True)
         for i in range(step - 1):
             data = self.batches[i % len(self.batches)]
-            self._torch_step(before, self.feed(data[0]), to_numpy(data[1]))
-        model, optimizer = self.start[False].model, self.start[False].optimizer  # the optimiser as it was: its first step is known
-        model.load_state_dict(before.model.state_dict())
+            self._torch_step(before, Feed.of(data[0], self.models[0], self.how["layout"]), to_numpy(data[1]))
+        fresh = self.twins.torch(False)  # with the optimiser as it was: its first step is the one that is known
+        fresh.model.load_state_dict(before.model.state_dict())
+        optimizers = fresh.optimizer, self.optimizers[1]
         report = compare(
-            model,
-            self._nnx_model(before),
-            inputs,
+            *(fresh.model, self._nnx_model(before), inputs),
             loss=self.loss,
             targets=targets,
-            layout=self.layout,
-            optimizers=(optimizer, self.optimizers[1]),
-            train=self.train,
-            names=self.names,
+            optimizers=optimizers,
+            **self.how,
         )
         if report.first_divergence is None:
             return (), (
@@ -215,8 +191,10 @@ class _Laboratory:
 
     def _nnx_model(self, ours: TorchModel) -> Any:
         """A copy of the nnx model with the weights of a PyTorch model."""
-        model = nnx.clone(self.nnx_model)
-        arrays = self.pairing.to_nnx({name: array for part in ours.state() for name, array in part.items()}, self.flattened)
+        model = nnx.clone(self.models[1])
+        arrays = self.twins.pairing.to_nnx(
+            {name: array for part in ours.state() for name, array in part.items()}, self.twins.weights.flattened
+        )
         for name, slot in half_of("nnx").slots(model).items():
             if name in arrays:
                 slot.write(slot.prepare(arrays[name]))
@@ -226,8 +204,6 @@ class _Laboratory:
 def _move(model: TorchModel) -> None:
     """Move each weight by a unit in the last place of float64, up or down."""
     generator = np.random.default_rng(0)
-    import torch
-
     with torch.no_grad():
         for parameter in model.model.parameters():
             signs = torch.from_numpy(generator.choice([-1.0, 1.0], tuple(parameter.shape))).to(parameter.device)

@@ -78,7 +78,10 @@ class TrainingReport:
                 f"rounding: {apart}, of which float32 explains {gaps.rounding[-1]:.2g} (in float64 they are "
                 f"{gaps.double[-1]:.2g} apart)."
             )
-        return f"{self.verdict}: {apart}, and {gaps.double[-1]:.2g} in float64, where rounding explains {gaps.chaos[-1]:.2g}. {self.reason}"
+        return (
+            f"{self.verdict}: {apart}, and {gaps.double[-1]:.2g} in float64, where rounding explains "
+            f"{gaps.chaos[-1]:.2g}. {self.reason}"
+        )
 
     def show(self) -> None:
         """Print a table of a few steps and the sentence; needs rich."""

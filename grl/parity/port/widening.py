@@ -31,7 +31,7 @@ def in_float64() -> Iterator[None]:
         scores = scores if bias is None else scores + bias
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         if causal:
-            scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+            scores = jnp.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -jnp.inf)
         return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), value)
 
     with (

@@ -6,7 +6,7 @@ from grl.parity.port.causes import layers, losses, weights, windows
 from grl.parity.port.causes.cause import Cause, Experiment
 from grl.parity.port.causes.evidence import Evidence
 
-__all__ = ["Cause", "explain_activation"]
+__all__ = ["Cause", "Evidence", "explain_activation"]
 
 _EXPERIMENTS: dict[str, Experiment] = (
     losses.EXPERIMENTS | layers.EXPERIMENTS | windows.EXPERIMENTS | weights.EXPERIMENTS

@@ -1,4 +1,4 @@
-"""What a cause is: an identifier with its sentence, and one function that finds out by experiment whether it is true."""
+"""What a cause is: an identifier with its sentence, and a function that finds out by experiment if it is true."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ _GENERAL = {
     "Flax's of the old one, so that 0.1 there is 0.9 here",
     "batchnorm_variance": "The running variance is the unbiased one on one side (PyTorch's, divided by n − 1) and the "
     "biased one on the other (nnx.BatchNorm's, divided by n)",
-    "gelu_approximation": "GELU is computed by erf on one side and by tanh on the other; jax.nn.gelu's default is tanh, "
-    "PyTorch's erf",
+    "gelu_approximation": "GELU is computed by erf on one side (PyTorch's default) and by tanh on the other (JAX's)",
     "align_corners": "The interpolation aligns corners on one side and not on the other",
     "pool_padding_count": "The average pooling counts the padding on one side and not on the other",
     "dropout_active": "A dropout is active on one side",

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from grl.parity.port.functions_torch import Call, Change
 from grl.parity.port.judgement import agree
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
 from grl.parity.port.recording_jax import JaxModel
-from grl.parity.port.recording_torch import Call, Change, TorchModel
+from grl.parity.port.recording_torch import TorchModel
 
 __all__ = ["Evidence", "Variant", "arguments", "with_arguments"]
 
@@ -47,7 +48,7 @@ class Evidence:
     layer: Any
     replacements: Mapping[str, Array]
     slack: float
-    channels: tuple[int, ...] = ()
+    channels: frozenset[int] = frozenset()
     proven: Call | None = None
 
     @cached_property

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from grl.parity.port.causes.cause import Experiment, cause
 from grl.parity.port.causes.evidence import Evidence, Variant, arguments, with_arguments
+from grl.parity.port.functions_torch import Call, active_dropout, without_dropout
 from grl.parity.port.recording import Array
-from grl.parity.port.recording_torch import Call, active_dropout, without_dropout
 
 __all__ = ["EXPERIMENTS", "rearrangements"]
 
@@ -75,8 +75,9 @@ def gelu_approximation(evidence: Evidence) -> str | None:
         own = arguments(call.name, *call.arguments).get("approximate", "none")
         names = {"none": "erf", "tanh": "tanh"}
         other = "tanh" if own == "none" else "none"
-        yield f"PyTorch has {names[own]}, and with {names[other]} gives the nnx model's", with_arguments(
-            "gelu", approximate=other
+        yield (
+            f"PyTorch has {names[own]}, and with {names[other]} gives the nnx model's",
+            with_arguments("gelu", approximate=other),
         )
 
     return evidence.try_out(("gelu",), variants)

@@ -9,8 +9,8 @@ import numpy as np
 
 from grl.parity.port.causes.cause import Experiment, cause
 from grl.parity.port.causes.evidence import Evidence, Variant, with_arguments
+from grl.parity.port.functions_torch import Call
 from grl.parity.port.recording import LOSS
-from grl.parity.port.recording_torch import Call
 
 __all__ = ["EXPERIMENTS"]
 

@@ -25,14 +25,12 @@ class GradientEvidence:
         ours: its run.
         theirs: the nnx model's.
         gradients: theirs, by PyTorch's names and in its layouts.
-        differing: the names of the parameters whose gradients differ, as the backward pass reaches them.
     """
 
     torch: TorchModel
     ours: Recording
     theirs: Recording
     gradients: Mapping[str, Array]
-    differing: list[str]
 
 
 def explain_gradients(evidence: GradientEvidence) -> list[Cause]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from grl.parity.port.causes.cause import Cause
 from grl.parity.port.causes.evidence import arguments
+from grl.parity.port.functions_torch import Change
 from grl.parity.port.judgement import TOLERANCE, distance, size
 from grl.parity.port.recording import Array
-from grl.parity.port.recording_torch import Change, TorchModel
+from grl.parity.port.recording_torch import TorchModel
 
 __all__ = ["explain_statistics"]
 

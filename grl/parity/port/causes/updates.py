@@ -93,7 +93,11 @@ def explain_updates(
 
 
 def _others(
-    rule: Rule, weights: Mapping[str, Array], gradients: Mapping[str, Array], theirs: Mapping[str, Array], names: list[str]
+    rule: Rule,
+    weights: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    names: list[str],
 ) -> Iterator[Rule]:
     decays = dict.fromkeys((rule.decay, 0.0, 1e-2, 1e-4, 5e-4, 1e-3))
     solved = _solved_decay(rule, weights, gradients, theirs, names)
@@ -111,7 +115,11 @@ def _others(
 
 
 def _solved_decay(
-    rule: Rule, weights: Mapping[str, Array], gradients: Mapping[str, Array], theirs: Mapping[str, Array], names: list[str]
+    rule: Rule,
+    weights: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    names: list[str],
 ) -> float:
     """The decoupled decay nearest to the updates."""
     bare = replace(rule, decay=0.0)

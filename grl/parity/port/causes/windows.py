@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grl.parity.port.causes.cause import Experiment, cause
 from grl.parity.port.causes.evidence import Evidence, Variant, arguments, with_arguments
-from grl.parity.port.recording_torch import Call
+from grl.parity.port.functions_torch import Call
 
 __all__ = ["EXPERIMENTS"]
 
@@ -34,8 +34,9 @@ def pool_padding_count(evidence: Evidence) -> str | None:
     def variants(call: Call, _: Any) -> Iterator[Variant]:
         counts = arguments(call.name, *call.arguments).get("count_include_pad", True)
         words = "without counting it" if counts else "counting it"
-        yield f"PyTorch's {call.name} {words} gives the nnx model's", with_arguments(
-            call.name, count_include_pad=not counts
+        yield (
+            f"PyTorch's {call.name} {words} gives the nnx model's",
+            with_arguments(call.name, count_include_pad=not counts),
         )
 
     return evidence.try_out(_AVERAGES, variants)
@@ -206,11 +207,12 @@ def _other_starts(call: Call, _: Any) -> Iterator[Variant]:
     if not isinstance(tensor, Tensor) or not any(isinstance(p, slice) and (p.step or 1) > 1 for p in places):
         return
     for start in range(4):
-        moved = tuple(
-            slice(start, p.stop, p.step) if isinstance(p, slice) and (p.step or 1) > 1 else p for p in places
-        )
+        moved = tuple(slice(start, p.stop, p.step) if isinstance(p, slice) and (p.step or 1) > 1 else p for p in places)
 
         def change(function: Any, args: Any, kwargs: Any, moved: Any = moved) -> Any:
             return function(args[0], moved)
 
-        yield f"every {[p.step for p in moved if isinstance(p, slice)][-1]}th from {start} on is the nnx model's", change
+        yield (
+            f"every {[p.step for p in moved if isinstance(p, slice)][-1]}th from {start} on is the nnx model's",
+            change,
+        )
