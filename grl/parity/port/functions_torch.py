@@ -64,9 +64,9 @@ class Functions(TorchFunctionMode):
         rate = active_dropout(name, args, kwargs)
         if rate:
             self.dropouts.append(rate)
-        if change is not None:
-            return change(func, args, kwargs)
-        return without_dropout(func, args, kwargs) if rate and self.without_dropout else func(*args, **kwargs)
+        if rate and self.without_dropout:
+            args, kwargs = _at_rate_zero(func, args, kwargs)
+        return func(*args, **kwargs) if change is None else change(func, args, kwargs)
 
 
 def _widened(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -101,7 +101,14 @@ def active_dropout(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def without_dropout(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a function that has a dropout with the rate 0."""
+    args, kwargs = _at_rate_zero(function, args, kwargs)
+    return function(*args, **kwargs)
+
+
+def _at_rate_zero(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     (index, name, _), _ = _RATES[function.__name__]
     if len(args) > index:
-        return function(*args[:index], 0.0, *args[index + 1 :], **kwargs)
-    return function(*args, **{**kwargs, name: 0.0})
+        return (*args[:index], 0.0, *args[index + 1 :]), kwargs
+    return args, {**kwargs, name: 0.0}

@@ -48,7 +48,7 @@ class JaxModel:
         self.watched = watched
         self.optimizer = getattr(optimizer, "tx", optimizer)
         self.without_dropout = without_dropout
-        self._program: Any = None
+        self._programs: dict[str, Any] = {}
         self._slots: Any = None
         model = nnx.clone(model)
         if train is not None:
@@ -61,9 +61,7 @@ class JaxModel:
             self.graph: Any = graph
             self.parameters: Any = doubled(parameters) if double else parameters
             self.rest: Any = doubled(rest) if double else rest
-            leaves, self._structure = jax.tree.flatten(to_arrays(tuple(inputs), double))
-            self.inputs = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-            self._fixed = [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]  # a mode, a λ: not traced
+            self.inputs, self._rebuild = _split(to_arrays(tuple(inputs), double))
             self.loss = loss(double)
 
     def run(self) -> Recording:
@@ -75,7 +73,7 @@ class JaxModel:
             model = nnx.merge(self.graph, parameters, rest, copy=True)  # Variables of this trace, free to change
             traced = Recording()
             with recording(model, self.watched, traced, self.without_dropout):
-                output = model(*self._joined(inputs))
+                output = model(*self._rebuild(inputs))
             traced.activations[OUTPUT] = floats(output)
             value = self.loss(output)
             traced.activations[LOSS] = [value]
@@ -116,13 +114,13 @@ class JaxModel:
             loss: a function of the output and of the targets.
         """
 
-        def step(state: Any, inputs: Any, targets: Any) -> Any:
+        def step(state: Any, arrays: Any, targets: Any) -> Any:
             parameters, rest, optimizer = state
 
             def forward(parameters: Any) -> tuple[jax.Array, Any]:
                 model = nnx.merge(self.graph, parameters, rest, copy=True)
                 with recording(model, [], Recording(), self.without_dropout):
-                    output = model(*self._joined(inputs))
+                    output = model(*rebuild(arrays))
                 value = loss(output) if targets is None else loss(output, targets)
                 return value, nnx.state(model, lambda _, variable: not isinstance(variable, nnx.Param))
 
@@ -132,14 +130,16 @@ class JaxModel:
             return (parameters, rest, optimizer), value
 
         with self._precision():
-            arrays = [leaf for leaf in jax.tree.leaves(to_arrays(inputs, self.double)) if isinstance(leaf, jax.Array)]
-            if self._program is None:
-                self._program = jax.jit(step)
+            # A number such as λ may change from step to step; a mode may too, and is another program then.
+            numbers = jax.tree.map(lambda leaf: np.asarray(leaf) if type(leaf) is float else leaf, inputs)
+            arrays, rebuild = _split(to_arrays(numbers, self.double))
+            fixed = repr([leaf for leaf in jax.tree.leaves(numbers) if not isinstance(leaf, np.ndarray)])
+            program = self._programs.setdefault(fixed, jax.jit(step))
+            if self._slots is None:
                 self._slots = self.optimizer.init(self.parameters)
             state = self.parameters, self.rest, self._slots
-            (self.parameters, self.rest, self._slots), value = self._program(
-                state, arrays, to_arrays(targets, self.double)
-            )
+            state, value = program(state, arrays, to_arrays(targets, self.double))
+            self.parameters, self.rest, self._slots = state
         return float(value)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -169,19 +169,24 @@ class JaxModel:
         def forward(parameters: Any, rest: Any, inputs: Any) -> Any:
             model = nnx.merge(self.graph, parameters, rest, copy=True)
             with recording(model, [], seen, self.without_dropout):
-                return self.loss(model(*self._joined(inputs)))
+                return self.loss(model(*self._rebuild(inputs)))
 
         with self._precision():
             return seen, jax.make_jaxpr(forward)(self.parameters, self.rest, self.inputs)
 
-    def _joined(self, arrays: Sequence[jax.Array]) -> tuple[Any, ...]:
-        rest = iter(arrays)
-        leaves = [next(rest) if leaf is None else leaf for leaf in self._fixed]
-        arguments: tuple[Any, ...] = jax.tree.unflatten(self._structure, leaves)
-        return arguments
-
     def _precision(self) -> Any:
         return in_float64() if self.double else nullcontext()
+
+
+def _split(tree: Any) -> tuple[list[jax.Array], Callable[[Any], Any]]:
+    """Return the arrays of a pytree, which can be traced, and what puts others in their places."""
+    leaves, structure = jax.tree.flatten(tree)
+
+    def rebuild(arrays: Sequence[jax.Array]) -> Any:
+        rest = iter(arrays)
+        return jax.tree.unflatten(structure, [next(rest) if isinstance(a, jax.Array) else a for a in leaves])
+
+    return [leaf for leaf in leaves if isinstance(leaf, jax.Array)], rebuild
 
 
 def to_arrays(values: Any, double: bool) -> Any:

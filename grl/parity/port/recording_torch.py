@@ -198,9 +198,9 @@ class TorchModel:
 
     def _forward(self, seen: Recording) -> Tensor:
         output = self.model(*self.inputs)
-        seen.activations[OUTPUT] = [_numpy(leaf, copied=True) for leaf in _floats(output)]
+        seen.activations[OUTPUT] = _recorded(output)
         value = self.loss(output)
-        seen.activations[LOSS] = [_numpy(value, copied=True)]
+        seen.activations[LOSS] = _recorded(value)
         return value
 
     def _step(self, parameters: Mapping[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Array]:
@@ -253,8 +253,7 @@ class TorchModel:
     def _recording(self, seen: Recording, names: Sequence[str], until: Key | None = None) -> Iterator[None]:
         def hook(name: str) -> Any:
             def record(_: nn.Module, __: Any, output: Any) -> None:
-                with torch._C.DisableTorchFunction():
-                    key = seen.record(name, [_numpy(leaf, copied=True) for leaf in _floats(output)])
+                key = seen.record(name, _recorded(output))
                 if key == until:
                     raise _ReachedError
 
@@ -302,7 +301,8 @@ def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = No
     def convert(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
-        tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
+        shares = value.flags.writeable and min(value.strides, default=0) >= 0
+        tensor = torch.from_numpy(value if shares else value.copy())
         if tensor.dtype == torch.int32:
             tensor = tensor.long()  # what PyTorch takes for an index
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -317,8 +317,11 @@ def _parts(made: Any) -> tuple[Any, Any]:
     return (made.optimizer, made) if hasattr(made, "optimizer") else (made, None)
 
 
-def _floats(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+def _recorded(output: Any) -> list[Array]:
+    """The floats in a pytree, by calls that are not to be counted as the model's."""
+    with torch._C.DisableTorchFunction():
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return [_numpy(leaf, copied=True) for leaf in leaves]
 
 
 def _differentiated(value: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
