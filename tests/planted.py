@@ -303,15 +303,15 @@ def train_eval_mode(port: Port) -> dict[str, Any] | None:
 
 
 def _reversal(port: Port) -> int | None:
-    """A layer with parameters before it: without them nobody sees the gradient."""
+    """The only one, with parameters before it: another would be its double, and without them nobody sees the gradient."""
     with_numbers = (
         *("conv", "conv_transpose", "linear", "embedding", "attention", "lstm", "gru"),
         *("batch_norm", "group_norm", "layer_norm", "rms_norm"),
     )
     layers = port.architecture.layers
     first = min((i for i, layer in enumerate(layers) if layer.kind in with_numbers), default=len(layers))
-    places = [i for i in port.architecture.places("grl") if i > first]
-    return int(port.rng.choice(places)) if places else None
+    places = list(port.architecture.places("grl"))
+    return places[0] if len(places) == 1 and places[0] > first else None
 
 
 @fault("reversal_missing")

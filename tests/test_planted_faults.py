@@ -13,8 +13,8 @@ pytest.importorskip("jax")
 pytest.importorskip("flax.nnx")
 pytest.importorskip("optax")
 
-from planted import FAULTS  # noqa: E402
-from trials import trials  # noqa: E402
+from planted import FAULTS
+from trials import trials
 
 pytestmark = pytest.mark.trains
 

@@ -50,12 +50,12 @@ def port_check(
         list[str] | None,
         typer.Option(metavar="CAUSE", help="A cause that you accept, such as batchnorm_variance; repeatable."),
     ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the whole report there.")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report there.")] = None,
     png_file: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw it there, by depth.")] = None,
 ) -> int:
     """Compare a PyTorch model with its port to nnx, and name the first place where they part, and why.
 
-    Both run forward and backward on the same arrays, as they are and in float64; what differs in float64 is no rounding.
+    Both run forward and backward on the same arrays, as they are and in float64: what differs there is no rounding.
 
     Exit status: 0 if they agree, 1 if not, 2 for bad use.
 

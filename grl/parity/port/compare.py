@@ -54,7 +54,7 @@ def compare(
 
     Raises:
         TypeError: a model is of neither framework.
-        ValueError: an argument cannot be taken, or nothing in the models corresponds.
+        ValueError: there is no such layout.
 
     Example:
         `compare(torch_model, nnx_model, images, loss=(F.cross_entropy, jax_loss), targets=labels).show()`

@@ -24,7 +24,7 @@ class Twins:
 
     Raises:
         TypeError: a model is of neither framework.
-        ValueError: an argument cannot be taken, or nothing in the models corresponds.
+        ValueError: an argument cannot be taken.
     """
 
     def __init__(
@@ -40,8 +40,6 @@ class Twins:
         names: Mapping[str, str] | None,
     ) -> None:
         self.pairing = pair(torch_model, nnx_model, names)
-        if not self.pairing.pairs and not self.pairing.parameters:
-            raise ValueError("nnx_model: got a model in which nothing corresponds to torch_model; give names=….")
         self.weights = differing_weights(torch_model, nnx_model, self.pairing)
         self.their_names = {one.torch_name: one.nnx_name for one in self.pairing.pairs}
         self.layers = {one.torch_name: one.nnx_module for one in self.pairing.pairs}

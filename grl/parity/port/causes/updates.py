@@ -106,6 +106,9 @@ def _others(
     if not rule.adam:
         return
     epsilons = dict.fromkeys((rule.epsilon, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-10, 1e-12, 1e-16, 0.0))
+    outside, inside = _solved_epsilons(rule, weights, gradients, theirs, names)
+    yield replace(rule, epsilon=outside)
+    yield replace(rule, epsilon=0.0, epsilon_root=inside)
     for base in (rule, *decayed):
         for eps in epsilons:
             yield replace(base, epsilon=eps)
@@ -127,6 +130,26 @@ def _solved_decay(
     weight = np.concatenate([weights[n].ravel() for n in names])
     square = float(weight @ weight)
     return float(-(rest @ weight) / square / rule.rate) if square and rule.rate else 0.0
+
+
+def _solved_epsilons(
+    rule: Rule,
+    weights: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    names: list[str],
+) -> tuple[float, float]:
+    """The ε and the ε′, each alone, that most elements of the updates ask for: η·|g| / |Δp| = √(g² + ε′) + ε."""
+    g = np.concatenate([(gradients[n] + (rule.decay * weights[n] if rule.coupled else 0.0)).ravel() for n in names])
+    rest = 0.0 if rule.coupled else rule.rate * rule.decay
+    step = np.concatenate([(theirs[n] + rest * weights[n]).ravel() for n in names])
+    seen = (g != 0) & (step != 0)
+    if not seen.any():
+        return rule.epsilon, 0.0
+    size, root = np.abs(g[seen]), rule.rate * np.abs(g[seen]) / np.abs(step[seen])
+    found = np.median(root - size), np.median(root**2 - size**2)
+    outside, inside = (float(f"{max(number, 0.0):.6g}") for number in found)
+    return outside, inside
 
 
 def _differences(rule: Rule, other: Rule) -> Iterator[Cause]:
