@@ -303,7 +303,7 @@ def train_eval_mode(port: Port) -> dict[str, Any] | None:
 
 
 def _reversal(port: Port) -> int | None:
-    """The only one, with parameters before it: another would be its double, and without them nobody sees the gradient."""
+    """The only one, with parameters before it: another would be its double, and without them nobody would see it."""
     with_numbers = (
         *("conv", "conv_transpose", "linear", "embedding", "attention", "lstm", "gru"),
         *("batch_norm", "group_norm", "layer_norm", "rms_norm"),
