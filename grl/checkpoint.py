@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from grl.architecture import Weights
 
-__all__ = ["CheckpointError", "check_weights", "load_weights", "replacing", "save_weights"]
+__all__ = ["CheckpointError", "check_weights", "load_metadata", "load_weights", "replacing", "save_weights"]
 
 
 class CheckpointError(ValueError):
@@ -44,19 +44,21 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
-def save_weights(path: str | PathLike[str], weights: Weights) -> None:
+def save_weights(path: str | PathLike[str], weights: Weights, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights as safetensors, whole or not at all.
 
     Args:
         path: the file.
         weights: name → array, in PyTorch's names and layouts.
+        metadata: what else the file says.
 
     Raises:
         OSError: the file cannot be written.
     """
     from safetensors.numpy import save
 
-    data = save({name: np.ascontiguousarray(array) for name, array in weights.items()}, {"format": "pt"})
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    data = save(arrays, {"format": "pt", **(metadata or {})})
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -84,6 +86,14 @@ def load_weights(path: str | PathLike[str]) -> Weights:
         raise CheckpointError(f"{os.fspath(path)}: truncated or no safetensors file of NumPy dtypes.") from error
 
 
+def load_metadata(path: str | PathLike[str]) -> dict[str, str]:
+    """Read what else a file of weights says, one that `load_weights` reads."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return dict(file.metadata() or {})
+
+
 def check_weights(name: str, weights: Weights, expected: Weights) -> None:
     """Make sure that weights are those of a network.
 
@@ -103,5 +113,6 @@ def check_weights(name: str, weights: Weights, expected: Weights) -> None:
         if array.shape != expected[key].shape:
             shapes = f"has shape {array.shape}; expected is {expected[key].shape}"
             raise CheckpointError(f"{name}: weights of another network: {key!r} {shapes}.")
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise CheckpointError(f"{name}: {key!r} holds something else than finite floating-point numbers.")
+        if array.dtype.kind != expected[key].dtype.kind or not np.isfinite(array).all():
+            kind = {"f": "floating-point numbers", "c": "complex numbers"}.get(expected[key].dtype.kind, "integers")
+            raise CheckpointError(f"{name}: {key!r} holds something else than finite {kind}.")

@@ -13,7 +13,7 @@ from flax import nnx
 from grl.parity import copy_weights
 from grl.parity.port.flatten import find_flattened
 from grl.parity.port.pairing import pair
-from grl.parity.port.tree import half_of
+from grl.parity.port.tree import half_of, side_of
 
 TOLERANCE = 1e-10  # relative, in float64
 
@@ -79,6 +79,11 @@ def jax_gradients(
     pairing = pair(ours, model)
     flattened = find_flattened(model, flatten, {one.torch_name: one.nnx_name for one in pairing.pairs})
     return np.asarray(y), pairing.to_torch(arrays, flattened, gradients=True)
+
+
+def state_of(model: Any) -> dict[str, np.ndarray]:
+    """A copy of all parameters and statistics of a model, by its framework's names."""
+    return {name: np.array(slot.read()) for name, slot in half_of(side_of(model)).slots(model).items()}
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:

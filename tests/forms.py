@@ -86,7 +86,7 @@ def reproduced_by(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: A
         form: the layer form under test.
         dtype: of x and g.
         x, g: bits of the input and of the cotangent (or tangent).
-        coeff: a `strategies.Coefficient`.
+        coeff: a `grl.parity.strategies.Coefficient`.
         mode: "gradient", "tangent" or "compiled".
     """
     try:

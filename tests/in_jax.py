@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from grl.jax_impl import gradient_reversal, gradient_reversal_jvp
-
-import oracle
+from grl.parity.bits import array_of as array
+from grl.parity.bits import bits_of as bits
+from grl.parity.bits import dtype_of as dtype_name
 
 try:
     from flax import nnx
@@ -46,25 +47,6 @@ SOURCE = {
     "linen": "grl.jax_impl.linen.GRL(coeff).apply({}, x)",
     "linen call": "grl.jax_impl.linen.GRL().apply({}, x, coeff)",
 }
-
-
-def array(bits: np.ndarray, dtype: str) -> jax.Array:
-    """The array of these bits."""
-    real = oracle.COMPLEX.get(dtype, dtype)
-    values = np.array(bits, dtype=oracle.UNSIGNED[real]).view(jnp.dtype(real))
-    return jnp.asarray(values.view(dtype)[..., 0] if dtype in oracle.COMPLEX else values)
-
-
-def bits(array: Any) -> np.ndarray:
-    """The bits of this array."""
-    values = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray has no 0-d arrays
-    if np.iscomplexobj(values):
-        values = np.stack([values.real, values.imag], axis=-1)
-    return values.view(f"u{values.itemsize}")
-
-
-def dtype_name(array: Any) -> str:
-    return str(array.dtype)
 
 
 def coefficient(native: Any) -> Any:

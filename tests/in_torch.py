@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from grl.parity.bits import bits_of as bits
+from grl.parity.bits import dtype_of as dtype_name
+from grl.parity.bits import tensor_of as array
 from grl.torch_impl import GRL, GradientReverseFunction, gradient_reversal
-
-import oracle
 
 BACKEND = "torch"
 FLUSHES = False  # PyTorch keeps subnormals
@@ -35,26 +36,6 @@ SOURCE = {
 COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
 # One test function is compiled for every form, dtype and kind of λ, which is more than the default of 8 programs.
 torch._dynamo.config.recompile_limit = 100
-
-
-def array(bits: np.ndarray, dtype: str) -> torch.Tensor:
-    """The tensor of these bits."""
-    if dtype in oracle.COMPLEX:
-        halves = np.array(bits).view(oracle.COMPLEX[dtype])
-        return torch.from_numpy(halves.view(dtype).reshape(bits.shape[:-1]))
-    return torch.from_numpy(np.array(bits).view(f"i{bits.itemsize}")).view(getattr(torch, dtype))
-
-
-def bits(tensor: torch.Tensor) -> np.ndarray:
-    """The bits of this tensor."""
-    tensor = tensor.detach()
-    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return tensor.contiguous().view(integer).numpy().view(f"u{tensor.element_size()}")
-
-
-def dtype_name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def coefficient(native: Any) -> Any:

@@ -10,9 +10,21 @@ from typing import Any
 
 import numpy as np
 
-UNSIGNED = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32, "float64": np.uint64}
-REAL = tuple(UNSIGNED)
-COMPLEX = {"complex64": "float32", "complex128": "float64"}  # and the dtype of its two halves
+from grl.parity.bits import COMPLEX, REAL, UNSIGNED, decode, encode, is_nan, same_bits
+
+__all__ = [
+    "COMPLEX",
+    "PRECISION",
+    "REAL",
+    "UNSIGNED",
+    "backward",
+    "decode",
+    "encode",
+    "flush_subnormals",
+    "is_nan",
+    "same_bits",
+]
+
 # The precision in which the product is taken.
 PRECISION = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
 
@@ -36,34 +48,6 @@ def backward(bits: np.ndarray, dtype: str, coeff: Any, *, flush: bool = False) -
     with np.errstate(all="ignore"):
         factor = -np.asarray(coeff, dtype=np.float64).astype(precision)
         return encode(_multiply(decode(bits, dtype).astype(precision), factor, flush), dtype)
-
-
-def decode(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The values of these bits; bfloat16 as float32, which holds each of its values."""
-    bits = np.asarray(bits, dtype=UNSIGNED[dtype])
-    if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return bits.view(dtype)
-
-
-def encode(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The bits of these values, rounded to the nearest of `dtype`, ties to the even one."""
-    if dtype != "bfloat16":
-        with np.errstate(all="ignore"):
-            return np.asarray(values).astype(dtype).view(UNSIGNED[dtype])
-    wide = np.asarray(values, dtype=np.float32).view(np.uint32)
-    # Half of what is cut off, less one, plus one where the kept part is odd: the carry is the rounding.
-    rounded = (wide.astype(np.uint64) + 0x7FFF + ((wide >> np.uint32(16)) & np.uint32(1))) >> np.uint64(16)
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
-
-
-def same_bits(actual: np.ndarray, expected: np.ndarray, dtype: str) -> np.ndarray:
-    """Element by element: the same bits, or both NaN (a NaN's sign and payload are the hardware's own)."""
-    return (actual == expected) | (is_nan(actual, dtype) & is_nan(expected, dtype))
-
-
-def is_nan(bits: np.ndarray, dtype: str) -> np.ndarray:
-    return np.isnan(decode(bits, COMPLEX.get(dtype, dtype)))
 
 
 def flush_subnormals(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grl.parity import strategies
+
 import oracle
-import strategies
 from forms import FORMS, HAS_JAX, HAS_TORCH, Form
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grl.parity import strategies
+
 import oracle
-import strategies
 
 
 @pytest.mark.parametrize("dtype", oracle.REAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,21 @@ MODELS = {
     "TextClassifier": ({}, lambda: tokens(3, 9)),
     "LeNet": ({}, lambda: images(2, 1, 28, 28)),
 }
+# Every way for the deep run; by default each direction and each mode once.
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+WAYS = (
+    [(towards, training) for towards in ("nnx", "torch") for training in (False, True)]
+    if DEEP
+    else [
+        ("nnx", True),
+        ("torch", False),
+    ]
+)
 models = pytest.mark.parametrize("name", MODELS)
 
 
 @models
-@pytest.mark.parametrize("towards", ["nnx", "torch"])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("towards", "training"), WAYS, ids=str)
 def test_outputs_and_gradients_agree_in_float64(name: str, towards: str, training: bool) -> None:
     settings, make = MODELS[name]
     with jax.enable_x64(True):

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grl.parity import strategies
+
 import oracle
-import strategies
 from forms import FORMS, FORWARD_MODE_FORMS, Form, assert_reversed, reproduced_by
 
 # λ that round differently in float16, bfloat16, float32 and float64, and both ends of the range.

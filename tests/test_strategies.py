@@ -6,10 +6,10 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 
 from grl.coefficient import aligned_shape
+from grl.parity import strategies
 
 import forms
 import oracle
-import strategies
 
 
 @pytest.mark.parametrize("dtype", oracle.REAL)

@@ -6,12 +6,14 @@ Importing it imports no framework. What runs models of both, `compare` and its l
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from grl.parity.bits import assert_same_bits, ulp_distance
 from grl.parity.check import check_layer
 from grl.parity.forms import CheckError
 from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
 from grl.parity.matrix import Cell, Form
 from grl.parity.port.copying import copy_weights
 from grl.parity.port.pairing import Pair, Pairing, pair
+from grl.parity.port.portable import load_portable, save_portable
 from grl.parity.port.rules import Rule, register_rule
 from grl.parity.port.slot import PortError
 from grl.parity.reversal import Reversal, assert_reverses, measure_reversal
@@ -41,14 +43,18 @@ __all__ = [
     "TrainingReport",
     "assert_parity",
     "assert_reverses",
+    "assert_same_bits",
     "check_layer",
     "compare",
     "compare_training",
     "copy_weights",
     "domain_gradient_report",
+    "load_portable",
     "measure_reversal",
     "pair",
     "register_rule",
+    "save_portable",
+    "ulp_distance",
 ]
 
 _PLACES = {

@@ -73,13 +73,19 @@ class VariableSlot:
         """The array's."""
         return tuple(self._variable.get_value().shape)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+        dtype = np.dtype(self._variable.get_value().dtype)
+        return np.dtype(np.float32) if dtype.kind == "V" else dtype
+
     def read(self) -> Array:
         """The numbers; bfloat16 as float32, which holds each of its values."""
         value = self._variable.get_value()
         if isinstance(value, jax.ShapeDtypeStruct):
             raise ValueError("the Variable is abstract and holds no numbers")
         array = np.asarray(value)
-        return array.astype(np.float32) if array.dtype.kind == "V" else array
+        return array.astype(self.dtype) if array.dtype != self.dtype else array
 
     def prepare(self, array: Array) -> Any:
         """These numbers as `write` takes them."""
@@ -104,6 +110,11 @@ class ReversalSlot(VariableSlot):
     def shape(self) -> None:
         """Any."""
         return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+        return np.dtype(np.float64)
 
     def read(self) -> Array:
         """The number, or the λ of each sample or element."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from grl.architecture import Weights
-from grl.parity.port.flatten import to_channels_first, to_channels_last
+from grl.parity.port.layouts import in_nnx_layout, in_torch_layout
+from grl.parity.port.matching import Search, correspond
 from grl.parity.port.rules import Rule
 from grl.parity.port.slot import PortError
-from grl.parity.port.tree import PARAMETER, Node, Signature, grown, half_of, joined
+from grl.parity.port.tree import PARAMETER, Node, grown, half_of, joined
 
 __all__ = ["Pair", "Pairing", "pair"]
 
@@ -98,14 +96,10 @@ class Pairing:
         found: Weights = {}
         for one in (*self.pairs, *self.parameters):
             mine = _below(arrays, one.nnx_name)
-            if one.rule is not None and mine:
-                convert = (one.rule.gradients if gradients else None) or one.rule.to_torch
-                mine = convert(mine, one.nnx_module)
+            mine = in_torch_layout(one.rule, one.nnx_module, mine, flattened.get(one.nnx_name), gradients=gradients)
             if gradients and one.rule is not None and one.rule.optional:
                 there = half_of("torch").slots(one.torch_module)
                 mine = {name: array for name, array in mine.items() if name in there}
-            for name in _of_inputs(one, mine) if one.nnx_name in flattened else ():
-                mine[name] = to_channels_first(mine[name], flattened[one.nnx_name])
             found |= {joined(one.torch_name, name): array for name, array in mine.items()}
         return found
 
@@ -118,13 +112,10 @@ class Pairing:
         found: Weights = {}
         for one in (*self.pairs, *self.parameters):
             mine = _below(arrays, one.torch_name)
-            for name in _of_inputs(one, mine) if one.nnx_name in flattened else ():
-                mine[name] = to_channels_last(mine[name], flattened[one.nnx_name])
-            if one.rule is not None and mine:
-                try:
-                    mine = one.rule.to_nnx(mine, one.nnx_module)
-                except ValueError as error:
-                    raise PortError(f"{one.torch_name}: {error}.") from error
+            try:
+                mine = in_nnx_layout(one.rule, one.nnx_module, mine, flattened.get(one.nnx_name))
+            except ValueError as error:
+                raise PortError(f"{one.torch_name}: {error}.") from error
             found |= {joined(one.nnx_name, name): array for name, array in mine.items()}
         return found
 
@@ -149,102 +140,41 @@ def pair(torch_model: Any, nnx_model: Any, names: Mapping[str, str] | None = Non
         TypeError: a model is of neither framework.
         PortError: a name in `names` is in no model.
     """
-    search = _Search(grown(torch_model, "torch_model"), grown(nnx_model, "nnx_model"))
-    search.take_given(names or {})
-    search.match(search.torch, search.nnx, "name")
-    return search.result()
+    return _result(correspond(grown(torch_model, "torch_model"), grown(nnx_model, "nnx_model"), names))
 
 
-@dataclass
-class _Search:
-    torch: Node
-    nnx: Node
-    found: list[tuple[Node, Node, str]] = field(default_factory=list)
-    ambiguous: list[str] = field(default_factory=list)
-    taken: set[Node] = field(default_factory=set)
+def _result(search: Search) -> Pairing:
+    order = {node: i for i, node in enumerate(search.torch.below())}
+    pairs = [
+        (a, Pair(a.path, b.path, a.value, b.value, a.rule, how))
+        for a, b, how in sorted(search.found, key=lambda found: order[found[0]])
+    ]
+    return Pairing(
+        tuple(p for node, p in pairs if node.kind not in ("", PARAMETER) or not (node.children or node.signature)),
+        tuple(p for node, p in pairs if node.kind == PARAMETER),
+        tuple(p for node, p in pairs if not node.kind and node.children),
+        *_unmatched(search),
+        tuple(search.ambiguous),
+        {name: sentence for a, b, _ in search.found for name, sentence in _mismatches(a, b).items()},
+    )
 
-    def take_given(self, names: Mapping[str, str]) -> None:
-        """Pair what the caller has paired."""
-        known = [{node.path: node for node in tree.below()} for tree in (self.torch, self.nnx)]
-        for torch_name, nnx_name in names.items():
-            for name, there in zip((torch_name, nnx_name), known, strict=True):
-                if name not in there:
-                    some = ", ".join(list(there)[1:5])
-                    raise PortError(f"names: got {name!r}; accepted is a module or tensor such as {some}.")
-            self.match(known[0][torch_name], known[1][nnx_name], "given")
 
-    def match(self, torch: Node, nnx: Node, how: str) -> None:
-        """Pair two parts, and what is in them."""
-        self.taken |= {torch, nnx}
-        self.found.append((torch, nnx, how))
-        ours, theirs = self._left(torch.children), self._left(nnx.children)
-        for a, b in _by_name(ours, theirs):
-            self.match(a, b, "name")
-        ours, theirs = _numbered(self._left(ours)), _numbered(self._left(theirs))
-        for a, b in self._by_structure([n for n in ours if not n.is_leaf], [n for n in theirs if not n.is_leaf]):
-            self.match(a, b, "structure")
-        ours, theirs = (
-            self._left(leaf for node in self._left(nodes) for leaf in node.leaves()) for nodes in (ours, theirs)
-        )
-        for a, b in _by_name(ours, theirs, same_shapes=True):
-            self.match(a, b, "name")
-        ours, theirs = self._left(ours), self._left(theirs)
-        for a, b in self._by_structure(ours, theirs, last=True):
-            self.match(a, b, "structure")
-
-    def _left(self, nodes: Iterable[Node]) -> list[Node]:
-        return [node for node in nodes if node not in self.taken]
-
-    def _by_structure(self, ours: list[Node], theirs: list[Node], last: bool = False) -> list[tuple[Node, Node]]:
-        """Groups of the same kind and shapes, in their order, unless that is ambiguous."""
-        found = []
-        groups = _grouped(theirs)
-        for signature, mine in _grouped(ours).items():
-            other = groups.get(signature, [])
-            why = ""
-            if len(mine) != len(other):
-                why = "there are not equally many"
-            elif swap := _contradiction(mine, other):
-                why = f"by their order {swap[0]} is {swap[1]}, their names say otherwise"
-            if other and not why:
-                found += list(zip(mine, other, strict=True))
-            elif other and last:
-                shown = [", ".join(node.path for node in nodes) for nodes in (mine, other)]
-                self.ambiguous.append(f"{shown[0]} (PyTorch) and {shown[1]} (nnx) have the same shapes, and {why}")
-        return found
-
-    def result(self) -> Pairing:
-        """Put together what was found."""
-        order = {node: i for i, node in enumerate(self.torch.below())}
-        pairs = [
-            (a, Pair(a.path, b.path, a.value, b.value, a.rule, how))
-            for a, b, how in sorted(self.found, key=lambda found: order[found[0]])
-        ]
-        return Pairing(
-            tuple(p for node, p in pairs if node.kind not in ("", PARAMETER) or not (node.children or node.signature)),
-            tuple(p for node, p in pairs if node.kind == PARAMETER),
-            tuple(p for node, p in pairs if not node.kind and node.children),
-            *self._unmatched(),
-            tuple(self.ambiguous),
-            {name: sentence for a, b, _ in self.found for name, sentence in _mismatches(a, b).items()},
-        )
-
-    def _unmatched(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Numbers without a counterpart; numbers tied to some that have one do not count."""
-        partner = {a: b for a, b, _ in self.found} | {b: a for a, b, _ in self.found}
-        names = []
-        for tree in (self.torch, self.nnx):
-            reached: set[Any] = set()
-            left: dict[str, Any] = {}
-            for leaf in tree.leaves():
-                missing = _missing(leaf, partner.get(leaf))
-                for name, slot in leaf.slots.items():
-                    if name in missing:
-                        left[joined(leaf.path, name)] = slot.identity
-                    else:
-                        reached.add(slot.identity)
-            names.append(tuple(name for name, identity in left.items() if identity not in reached))
-        return names[0], names[1]
+def _unmatched(search: Search) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Numbers without a counterpart; numbers tied to some that have one do not count."""
+    partner = {a: b for a, b, _ in search.found} | {b: a for a, b, _ in search.found}
+    names = []
+    for tree in (search.torch, search.nnx):
+        reached: set[Any] = set()
+        left: dict[str, Any] = {}
+        for leaf in tree.leaves():
+            missing = _missing(leaf, partner.get(leaf))
+            for name, slot in leaf.slots.items():
+                if name in missing:
+                    left[joined(leaf.path, name)] = slot.identity
+                else:
+                    reached.add(slot.identity)
+        names.append(tuple(name for name, identity in left.items() if identity not in reached))
+    return names[0], names[1]
 
 
 def _below(arrays: Weights, name: str) -> Weights:
@@ -259,11 +189,6 @@ def _is_below(name: str, above: str) -> bool:
     return name == above or name.startswith(f"{above}.") or not above
 
 
-def _of_inputs(one: Pair, arrays: Weights) -> list[str]:
-    """The names of a layer's arrays whose last axis is that of its inputs: all of a norm's, not a Linear's bias."""
-    return [name for name in arrays if one.rule is None or one.rule.kind != "Linear" or name == "weight"]
-
-
 def _missing(node: Node, other: Node | None) -> set[str]:
     """The names of a layer's arrays that its counterpart has not."""
     if other is None:
@@ -274,14 +199,7 @@ def _missing(node: Node, other: Node | None) -> set[str]:
         return node.shapes.keys() - other.shapes.keys()
     absent = node.shapes.keys() - other.shapes.keys() - node.rule.optional
     known = {node.rule.nnx_names.get(name, name) for name in absent}
-    return (known & node.slots.keys()) | _not_carried(node)
-
-
-def _not_carried(node: Node) -> set[str]:
-    """The names of an nnx layer's arrays that its rule does not know, such as the norms in an attention layer."""
-    assert node.rule is not None
-    hollow = node.hollow()
-    return node.slots.keys() - node.rule.to_nnx(node.rule.to_torch(hollow, node.value), node.value).keys()
+    return (known & node.slots.keys()) | node.not_carried()
 
 
 def _mismatches(torch: Node, nnx: Node) -> dict[str, str]:
@@ -292,65 +210,3 @@ def _mismatches(torch: Node, nnx: Node) -> dict[str, str]:
             place = joined(torch.path, name)
             found[place] = f"{place} is {shape} in PyTorch, {nnx.path} in the same layout {other} in nnx"
     return found
-
-
-def _by_name(ours: list[Node], theirs: list[Node], same_shapes: bool = False) -> list[tuple[Node, Node]]:
-    """Those of the same name and kind, where the name is there once on either side."""
-    sides = [_unique(nodes) for nodes in (ours, theirs)]
-    if _indices(ours) != _indices(theirs):
-        # Layers of a list are counted with what is between them in PyTorch, and often without it in JAX.
-        sides = [{key: node for key, node in side.items() if not key.isdigit()} for side in sides]
-    found = [(node, sides[1][key]) for key, node in sides[0].items() if key in sides[1]]
-    return [
-        (a, b)
-        for a, b in found
-        if a.kind == b.kind
-        and bool(a.signature) == bool(b.signature)
-        and (not same_shapes or a.signature == b.signature)
-    ]
-
-
-def _unique(nodes: list[Node]) -> dict[str, Node]:
-    keys = [node.key for node in nodes]
-    return {node.key: node for node in nodes if keys.count(node.key) == 1}
-
-
-def _indices(nodes: list[Node]) -> list[tuple[str, str]]:
-    return [(node.key, node.kind) for node in nodes if node.key.isdigit() and node.signature]
-
-
-def _numbered(nodes: list[Node]) -> list[Node]:
-    """Those that hold numbers."""
-    return [node for node in nodes if node.signature]
-
-
-def _grouped(nodes: Iterable[Node]) -> dict[Signature, list[Node]]:
-    groups: dict[Signature, list[Node]] = defaultdict(list)
-    for node in nodes:
-        groups[node.signature].append(node)
-    return groups
-
-
-def _contradiction(ours: Sequence[Node], theirs: Sequence[Node]) -> tuple[str, str] | None:
-    """Two names that correspond by order, but less well than if they were exchanged with two others."""
-    tokens = [[_tokens(node.key) for node in nodes] for nodes in (ours, theirs)]
-    for i, j in combinations(range(len(ours)), 2):
-        straight = _shared(tokens[0][i], tokens[1][i]) + _shared(tokens[0][j], tokens[1][j])
-        crossed = _shared(tokens[0][i], tokens[1][j]) + _shared(tokens[0][j], tokens[1][i])
-        if crossed > straight:
-            return ours[i].path, theirs[i].path
-    return None
-
-
-def _tokens(key: str) -> set[str]:
-    """The words and numbers of a name; none of an index."""
-    return set() if key.isdigit() else set(re.findall(r"[^\W\d_]+|\d+", key.lower()))
-
-
-def _shared(ours: set[str], theirs: set[str]) -> int:
-    """How many words of one name begin one of the other (q and query), or are the same number."""
-    return sum(any(_same(a, b) for b in theirs) for a in ours)
-
-
-def _same(a: str, b: str) -> bool:
-    return a == b or (not a.isdigit() and not b.isdigit() and (a.startswith(b) or b.startswith(a)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from grl.architecture import Weights
 from grl.parity.port import attention, recurrent
 
-__all__ = ["CONVOLUTION", "LINEAR", "SAME", "Layout", "Rule", "register_rule", "rule_of", "table"]
+__all__ = ["CONVOLUTION", "LINEAR", "SAME", "Layout", "Rule", "register_rule", "rule_of", "rule_of_kind", "table"]
 
 Array = NDArray[Any]
 Conversion = Callable[[Weights, Any], Weights]
@@ -115,6 +115,11 @@ def rule_of(module: Any, side: str) -> Rule | None:
         if isinstance(module, classes) and (side == "torch" or rule.when(module)):
             return rule
     return None
+
+
+def rule_of_kind(kind: str) -> Rule | None:
+    """Return the rule of this name, or None."""
+    return next((rule for rule in _RULES if rule.kind == kind), None)
 
 
 def _classes(names: tuple[type | str, ...]) -> tuple[type, ...]:

@@ -30,6 +30,10 @@ class Slot(Protocol):
     def shape(self) -> tuple[int, ...] | None:
         """The shape that is accepted; None: any."""
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+
     def read(self) -> Array:
         """The numbers; 8-bit floats and bfloat16 as float32, which holds each of their values."""
 

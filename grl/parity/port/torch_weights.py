@@ -69,13 +69,19 @@ class TensorSlot:
         """The tensor's; None for one that has none yet."""
         return None if is_lazy(self._tensor) else tuple(self._tensor.shape)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What `read` gives."""
+        dtype = self._tensor.dtype
+        wide = dtype.is_floating_point and dtype not in (torch.float16, torch.float64)
+        return np.dtype(np.float32 if wide else str(dtype).removeprefix("torch."))
+
     def read(self) -> Array:
         """The numbers; bfloat16 as float32, which holds each of its values."""
         tensor = self._tensor.detach()
         if tensor.is_meta:
             raise ValueError("the tensor is on the meta device and holds no numbers")
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
-            tensor = tensor.float()
+        tensor = tensor.float() if self.dtype == np.float32 else tensor
         return np.asarray(tensor.cpu().resolve_conj().resolve_neg().numpy())
 
     def prepare(self, array: Array) -> Tensor:
@@ -106,6 +112,7 @@ class ReversalSlot:
     def __init__(self, layer: GRL, part: str) -> None:
         self.identity: Any = (id(layer), part)
         self.shape = None
+        self.dtype = np.dtype(np.float64)
         self._layer, self._part = layer, part
 
     def read(self) -> Array:

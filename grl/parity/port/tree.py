@@ -96,12 +96,23 @@ class Node:
         if self.rule is None or self.side == "torch":
             return shapes
         known = None not in shapes.values()
-        arrays = self.rule.to_torch(self.hollow(), self.value)
-        return {name: array.shape if known else None for name, array in arrays.items()}
+        return {name: array.shape if known else None for name, array in self.canonical().items()}
+
+    def canonical(self) -> Weights:
+        """Zeros by PyTorch's names and in its layouts."""
+        hollow = self.hollow()
+        return hollow if self.rule is None or self.side == "torch" else self.rule.to_torch(hollow, self.value)
 
     def hollow(self) -> Weights:
-        """Arrays of the shapes that are there, to see what a rule makes of the shapes."""
-        return {name: np.zeros(slot.shape or (), np.bool_) for name, slot in self.slots.items()}
+        """Zeros of the shapes and dtypes that are there, to see what a rule makes of them."""
+        return {name: np.zeros(slot.shape or (), slot.dtype) for name, slot in self.slots.items()}
+
+    def not_carried(self) -> set[str]:
+        """The names of an nnx layer's arrays that its rule does not know, such as the norms in an attention layer."""
+        if self.rule is None or self.side != "nnx":
+            return set()
+        carried = self.rule.to_nnx(self.rule.to_torch(self.hollow(), self.value), self.value)
+        return self.slots.keys() - carried.keys()
 
     @cached_property
     def signature(self) -> Signature:

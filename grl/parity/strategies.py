@@ -1,7 +1,12 @@
-"""Hypothesis strategies for gradient reversal layers: shapes, dtypes, arrays by bit patterns, coefficients.
+"""Hypothesis strategies for your own tests of layers: shapes, dtypes, arrays by bit patterns, coefficients.
 
-Arrays are drawn as bits (unsigned integers, see `oracle`), so that every value of a dtype can come up, signed zeros,
-infinities, NaN and subnormals included, and so that no framework is needed to draw them.
+Arrays are drawn as bits (unsigned integers, see `grl.parity.bits`), so that every value of a dtype can come up, signed
+zeros, infinities, NaN and subnormals included, and so that no framework is needed to draw them:
+
+    @given(bits=strategies.arrays("bfloat16", (2, 3)), coeff=strategies.coefficients((2, 3)))
+    def test_forward_keeps_the_bits(bits, coeff):
+        x = tensor_of(bits, "bfloat16")
+        assert_same_bits(my_layer(x, coeff.native), x)
 """
 
 from __future__ import annotations
@@ -10,9 +15,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-import oracle
+from grl.parity.bits import COMPLEX, REAL, UNSIGNED, is_nan
+
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as error:
+    if error.name != "hypothesis":
+        raise
+    raise ImportError("grl.parity.strategies needs Hypothesis: pip install hypothesis") from error
+
+__all__ = [
+    "ARRAYS",
+    "KINDS",
+    "MANTISSA_BITS",
+    "NUMPY_SCALARS",
+    "SHAPES",
+    "Coefficient",
+    "arrays",
+    "coefficients",
+    "dtypes",
+    "every_pattern",
+    "numbers",
+    "quieted",
+    "shapes",
+    "special_bits",
+]
+
+Array = NDArray[Any]
 
 # Few, so that XLA compiles each of them once: empty, 0-d, one element, vectors, and up to four dimensions.
 SHAPES = ((), (0,), (1,), (5,), (2, 3), (3, 3), (3, 0), (2, 1, 4), (2, 3, 2, 2))
@@ -31,7 +62,7 @@ class Coefficient:
     """A coefficient λ, its kind, and for NumPy scalars and arrays its dtype. `values` holds λ in 64 bits."""
 
     kind: str
-    values: np.ndarray
+    values: Array
     dtype: str = "float64"
 
     @property
@@ -42,7 +73,7 @@ class Coefficient:
         array = self.values.astype(self.dtype)
         return array[()] if self.kind == "numpy scalar" else array
 
-    def aligned(self, shape: tuple[int, ...]) -> np.ndarray:
+    def aligned(self, shape: tuple[int, ...]) -> Array:
         """λ in the shape in which it multiplies a gradient of shape `shape`."""
         return self.values.reshape(-1, *[1] * (len(shape) - 1)) if self.kind == "per sample" else self.values
 
@@ -54,7 +85,7 @@ class Coefficient:
         return f"np.array({self.values.tolist()!r}, dtype=np.{self.dtype}).reshape({self.values.shape})"
 
 
-def dtypes(names: tuple[str, ...] = oracle.REAL) -> st.SearchStrategy[str]:
+def dtypes(names: tuple[str, ...] = REAL) -> st.SearchStrategy[str]:
     """Names of dtypes, by default all the real ones."""
     return st.sampled_from(names)
 
@@ -66,7 +97,7 @@ def shapes(min_dims: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
 
 def special_bits(dtype: str) -> tuple[int, ...]:
     """Zeros, the ends of the subnormals and of the normals, one and its neighbours, infinities, NaN; both signs."""
-    unsigned = np.iinfo(oracle.UNSIGNED[dtype])
+    unsigned = np.iinfo(UNSIGNED[dtype])
     ones = (1 << MANTISSA_BITS[dtype]) - 1
     infinity = (unsigned.max // 2) ^ ones  # every bit of the exponent, none of the mantissa
     one = (unsigned.max // 4) ^ ones
@@ -76,11 +107,21 @@ def special_bits(dtype: str) -> tuple[int, ...]:
 
 
 @st.composite
-def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Bits of an array: any pattern of `dtype` (complex ones get a last axis of size 2), no signalling NaN."""
-    if dtype in oracle.COMPLEX:
-        return draw(arrays(oracle.COMPLEX[dtype], (*shape, 2)))
-    unsigned, size = oracle.UNSIGNED[dtype], int(np.prod(shape))
+def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Bits of an array: any pattern, no signalling NaN. `tensor_of` and `array_of` of `grl.parity.bits` make it one.
+
+    Args:
+        draw: Hypothesis's own.
+        dtype: float16, bfloat16, float32, float64, complex64 or complex128.
+        shape: of the array.
+
+    Returns:
+        Unsigned integers in this shape; for a complex dtype with a last axis of size 2, real and imaginary halves.
+    """
+    if dtype in COMPLEX:
+        halves: Array = draw(arrays(COMPLEX[dtype], (*shape, 2)))
+        return halves
+    unsigned, size = UNSIGNED[dtype], int(np.prod(shape))
     data = draw(st.binary(min_size=size * unsigned().itemsize, max_size=size * unsigned().itemsize))
     bits = np.frombuffer(data, dtype=unsigned).copy()
     specials = st.dictionaries(st.integers(0, max(size - 1, 0)), st.sampled_from(special_bits(dtype)), max_size=size)
@@ -89,13 +130,13 @@ def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return quieted(bits, dtype).reshape(shape)
 
 
-def quieted(bits: np.ndarray, dtype: str) -> np.ndarray:
+def quieted(bits: Array, dtype: str) -> Array:
     """The same bits with every signalling NaN made a quiet one, as hardware may do whenever it touches one."""
     quiet = bits | bits.dtype.type(1 << (MANTISSA_BITS[dtype] - 1))
-    return np.where(oracle.is_nan(bits, dtype), quiet, bits)
+    return np.where(is_nan(bits, dtype), quiet, bits)
 
 
-def every_pattern(dtype: str) -> np.ndarray:
+def every_pattern(dtype: str) -> Array:
     """All 65,536 values of a 16-bit dtype."""
     return quieted(np.arange(1 << 16, dtype=np.uint16), dtype)
 
@@ -111,12 +152,19 @@ def numbers() -> st.SearchStrategy[float]:
 def coefficients(
     draw: Any, shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS, arrays: tuple[str, ...] = ARRAYS
 ) -> Coefficient:
-    """A coefficient of any kind that is accepted for an x of this shape."""
+    """A coefficient of any kind that is accepted for an x of this shape.
+
+    Args:
+        draw: Hypothesis's own.
+        shape: of x.
+        kinds: out of `KINDS`.
+        arrays: the dtypes of coefficients that are arrays.
+    """
     kind = draw(st.sampled_from([k for k in kinds if k != "per sample" or len(shape) >= 2]))
     if kind == "int":
-        return Coefficient(kind, np.float64(draw(st.integers(-1000, 1000))))
+        return Coefficient(kind, np.array(draw(st.integers(-1000, 1000)), np.float64))
     if kind == "float":
-        return Coefficient(kind, np.float64(draw(numbers())))
+        return Coefficient(kind, np.array(draw(numbers()), np.float64))
     dtype = draw(st.sampled_from(NUMPY_SCALARS if kind == "numpy scalar" else arrays))
     size: tuple[int, ...] = ()
     if kind == "per sample":
