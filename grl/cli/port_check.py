@@ -68,12 +68,12 @@ def port_check(
     losses = None if loss is None else tuple(_load(name, "--loss") for name in loss)
     from grl.parity import compare, copy_weights
 
-    models = [_make(name) for name in (torch_factory, nnx_factory)]
+    ours, theirs = (_make(name) for name in (torch_factory, nnx_factory))
     if copy:
-        copy_weights(*models)
+        copy_weights(ours, theirs)
     try:
         report = compare(
-            *models, arguments, loss=losses, targets=targets, layout=layout, train=train, ignore=ignore or ()
+            ours, theirs, arguments, loss=losses, targets=targets, layout=layout, train=train, ignore=ignore or ()
         )
     except Exception as error:  # of whatever kind: it is the user's models that are run
         raise PortError(f"the models cannot be compared: {_reason(error)}.") from error
