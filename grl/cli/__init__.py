@@ -1,4 +1,4 @@
-"""The command line: `grl train`, `grl demo`, `grl check`.
+"""The command line: `grl train`, `grl demo`, `grl check`, `grl port-check`.
 
 This module is all that the entry point imports before it knows that typer and rich are installed.
 """

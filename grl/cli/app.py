@@ -10,15 +10,15 @@ from typing import Annotated
 import typer
 
 from grl import __version__
-from grl.cli import check, demo, train
+from grl.cli import check, demo, port_check, train
 from grl.config import Config, ConfigError
 from grl.datasets import DataError
 from grl.experiment import CheckpointError
-from grl.parity import CheckError
+from grl.parity import CheckError, PortError
 
 __all__ = ["REFUSALS", "app", "explain"]
 
-REFUSALS = (ConfigError, DataError, CheckpointError, CheckError)
+REFUSALS = (ConfigError, DataError, CheckpointError, CheckError, PortError)
 """Errors whose text is one sentence for the user; the exit status is then 2."""
 
 
@@ -41,6 +41,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
+app.command("port-check")(port_check.port_check)
 
 
 @app.callback(invoke_without_command=True)

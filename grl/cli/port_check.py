@@ -1,0 +1,136 @@
+"""`grl port-check`: a PyTorch model and its port to nnx, compared layer by layer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from grl.parity import PortError
+
+__all__ = ["port_check"]
+
+_TARGETS = "targets"
+
+
+def port_check(
+    torch_factory: Annotated[
+        str, typer.Argument(metavar="PATH.py:TORCH", help="A function without arguments that makes the nn.Module.")
+    ],
+    nnx_factory: Annotated[
+        str, typer.Argument(metavar="PATH.py:NNX", help="A function without arguments that makes the nnx.Module.")
+    ],
+    inputs: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.npz", help="Arrays, in the order of the models' arguments; one named targets is the loss's."
+        ),
+    ],
+    loss: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="PATH.py:TORCH PATH.py:JAX", help="Functions of (output, targets), or of the output alone."
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NCHW|NHWC", help="How images come; guessed from the first convolution.")
+    ] = None,
+    train: Annotated[
+        bool | None, typer.Option("--train/--eval", help="The mode of both models; else the one that each is made in.")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy/--no-copy", help="Whether PyTorch's weights are carried across first.")
+    ] = True,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CAUSE", help="A cause that you accept, such as batchnorm_variance; repeatable."),
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report there.")] = None,
+    png_file: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw it there, by depth.")] = None,
+) -> int:
+    """Compare a PyTorch model with its port to nnx, and name the first place where they part, and why.
+
+    Both run forward and backward on the same arrays, as they are and in float64: what differs there is no rounding.
+
+    Exit status: 0 if they agree, 1 if not, 2 for bad use.
+
+    [dim]grl port-check models.py:make_torch models.py:make_nnx --inputs batch.npz --eval[/dim]
+    """
+    for option, path in (("--json", json_file), ("--png", png_file)):
+        if path is not None and (not path or Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK)):
+            raise PortError(f"{option}: got {path!r}; accepted is a file in a folder that can be written.")
+    arguments, targets = _read(inputs)
+    losses = None if loss is None else tuple(_load(name, "--loss") for name in loss)
+    from grl.parity import compare, copy_weights
+
+    ours, theirs = (_make(name) for name in (torch_factory, nnx_factory))
+    if copy:
+        copy_weights(ours, theirs)
+    try:
+        report = compare(
+            ours, theirs, arguments, loss=losses, targets=targets, layout=layout, train=train, ignore=ignore or ()
+        )
+    except Exception as error:  # of whatever kind: it is the user's models that are run
+        raise PortError(f"the models cannot be compared: {_reason(error)}.") from error
+    report.show()
+    if json_file is not None:
+        report.to_json(json_file)
+    if png_file is not None:
+        report.plot(png_file)
+    return int(not report.agrees)
+
+
+def _read(path: str) -> tuple[tuple[np.ndarray[Any, Any], ...], np.ndarray[Any, Any] | None]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise PortError(f"--inputs: no such file: {path}.") from None
+    except Exception as error:  # NumPy, zipfile and zlib each have their own for a file that is none
+        raise PortError(f"--inputs: {path} cannot be read; accepted is an .npz of numbers.") from error
+    targets = arrays.pop(_TARGETS, None)
+    if not arrays:
+        raise PortError(f"--inputs: {path} holds no array but targets; accepted is one array for each argument.")
+    return tuple(arrays.values()), targets
+
+
+def _make(name: str) -> Any:
+    factory = _load(name, "factory")
+    try:
+        return factory()
+    except Exception as error:
+        raise PortError(f"{name} raises {_reason(error)}.") from error
+
+
+def _load(name: str, what: str) -> Any:
+    """Run a file and return what is called so in it."""
+    path, colon, attribute = name.rpartition(":")
+    if not (path and colon and attribute):
+        raise PortError(f"{what}: got {name!r}; accepted is path.py:name.")
+    if not Path(path).is_file():
+        raise PortError(f"{what}: no such file: {path}.")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise PortError(f"{what}: {path} is no Python file; accepted is path.py:name.")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python path.py` does: what lies beside it can be imported
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PortError(f"{path} raises {_reason(error)}.") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise PortError(f"{what}: {path} has no function {attribute}.")
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}".rstrip(".: ")

@@ -1,0 +1,116 @@
+"""Two models that correspond, and the runs of each: what `compare` and `compare_training` set out from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from grl.parity.port.feeding import Feed, losses
+from grl.parity.port.pairing import pair
+from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
+from grl.parity.port.recording_jax import JaxModel
+from grl.parity.port.recording_torch import TorchModel
+from grl.parity.port.same_weights import differing_weights
+from grl.parity.port.tree import half_of
+
+__all__ = ["Twins"]
+
+
+class Twins:
+    """A PyTorch model and its port to nnx with all that a run needs; the arguments are those of `compare`.
+
+    Raises:
+        TypeError: a model is of neither framework.
+        ValueError: an argument cannot be taken.
+    """
+
+    def __init__(
+        self,
+        torch_model: Any,
+        nnx_model: Any,
+        inputs: Any,
+        loss: Any,
+        targets: Any,
+        layout: str | None,
+        optimizers: tuple[Any, Any] | None,
+        train: bool | None,
+        names: Mapping[str, str] | None,
+    ) -> None:
+        self.pairing = pair(torch_model, nnx_model, names)
+        self.weights = differing_weights(torch_model, nnx_model, self.pairing)
+        self.their_names = {one.torch_name: one.nnx_name for one in self.pairing.pairs}
+        self.layers = {one.torch_name: one.nnx_module for one in self.pairing.pairs}
+        self.channels = frozenset(self.weights.flattened.values())
+        self.feed = Feed.of(inputs, torch_model, layout)
+        self.notes = [self.feed.note] if self.feed.note else []
+        self._models = torch_model, nnx_model
+        self._losses = losses(loss, targets)
+        self._optimizers = optimizers or (None, None)
+        self._train = train
+        self.alike = self._takes_channels_first()
+        self.silent = self._both_drop()
+
+    def torch(self, double: bool) -> TorchModel:
+        """A copy of PyTorch's model; in float64 with the numbers that the nnx model has."""
+        model = TorchModel(
+            self._models[0],
+            self.feed.torch,
+            self._losses[0],
+            double=double,
+            train=self._train,
+            watched=list(self.their_names),
+            optimizer=self._optimizers[0],
+            without_dropout=self.silent,
+        )
+        if double:
+            model.put(self.weights.rounded)
+        return model
+
+    def nnx(self, double: bool) -> JaxModel:
+        """A copy of the nnx model."""
+        return JaxModel(
+            self._models[1],
+            self.feed.nnx_alike if self.alike else self.feed.nnx,
+            self._losses[1],
+            double=double,
+            train=self._train,
+            watched=list(self.their_names.values()),
+            optimizer=self._optimizers[1],
+            without_dropout=self.silent,
+        )
+
+    @cached_property
+    def is_double(self) -> bool:
+        """Whether both models are in float64 as they are."""
+        sides = zip(("torch", "nnx"), self._models, strict=True)
+        arrays = [slot.read() for side, model in sides for slot in half_of(side).slots(model).values()]
+        return {array.dtype for array in arrays if array.dtype.kind == "f" and array.ndim} == {np.dtype(np.float64)}
+
+    def their_key(self, key: Key) -> Key:
+        """The nnx model's name of a layer, with the same number of the call."""
+        return key if key in (OUTPUT, LOSS) else (self.their_names[key[0]], key[1])
+
+    def in_torch(self, arrays: Mapping[str, Array], gradients: bool = False) -> dict[str, Array]:
+        """Return the nnx model's arrays by PyTorch's names and in its layouts."""
+        return self.pairing.to_torch(dict(arrays), self.weights.flattened, gradients=gradients)
+
+    def _takes_channels_first(self) -> bool:
+        self.alike, self.silent = False, False
+        if not self.feed.note or self.nnx(False).accepts():
+            return False
+        self.alike = True
+        if not self.nnx(False).accepts():
+            return False  # it takes neither; what it raises is for the user to see
+        self.notes.append("the nnx model takes them as PyTorch's does, channels first")
+        return True
+
+    def _both_drop(self) -> bool:
+        self.silent = False
+        rates = self.torch(False).dropouts()
+        if not rates or rates != self.nnx(False).dropouts():
+            return False
+        self.notes.append(f"dropout (rates {', '.join(f'{rate:g}' for rate in rates)}) is off on both sides")
+        return True
