@@ -19,6 +19,7 @@ _CHOICES = {
     "method": METHODS,
     "optimizer": ("adam", "sgd"),
     "dtype": ("float32", "float64"),
+    "sharding": ("replicated", "fsdp"),
 }
 
 
@@ -45,8 +46,11 @@ class Config:
         clip_norm: the largest global norm of a gradient; None: no clipping.
         schedule: λ over the steps: "dann[:GAMMA]", "linear[:START:END]" (0 to 1), "constant[:VALUE]" (1).
         seed: draws the initial weights and the batches; not the data.
-        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ...
+        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ... In JAX a name without a number is all of
+            that kind, which share the batches.
         dtype: "float32" or "float64".
+        sharding: where several processes or devices train: "replicated": each holds the whole model; "fsdp": its share.
+        timeout: seconds that one process of several waits for another.
         log_every: steps from one record of the history to the next.
         start: the path of a model.safetensors to start from; None: weights drawn from the seed.
         channels: the channels of the convolutions, for images.
@@ -78,6 +82,8 @@ class Config:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    sharding: str = "replicated"
+    timeout: int = 300
     log_every: int = 50
     start: str | None = None
     channels: tuple[int, ...] = (32, 48)
@@ -105,7 +111,7 @@ class Config:
                 raise ConfigError(
                     f"{name}: got {getattr(self, name)!r}; accepted is {' or '.join(map(repr, choices))}."
                 )
-        for name, smallest in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("seed", 0)):
+        for name, smallest in (("steps", 1), ("batch_size", 1), ("timeout", 1), ("log_every", 1), ("seed", 0)):
             _check_integer(name, getattr(self, name), smallest)
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if name == "learning_rate" or getattr(self, name) is not None:

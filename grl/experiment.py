@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,9 @@ import grl
 from grl.architecture import Architecture, initial_weights
 from grl.checkpoint import CheckpointError, check_weights, load_weights
 from grl.config import Config, ConfigError
-from grl.datasets import Task, load_npz, load_task
+from grl.datasets import DataError, Task, load_npz, load_task
 from grl.parity import DomainGradientReport
+from grl.processes import ALONE, Processes, ProcessLostError, launched
 from grl.result import Result, Snapshot, Update, prepare_directory, save
 from grl.scores import accuracy, domain_accuracy, proxy_a_distance
 
@@ -25,11 +30,14 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "ProcessLostError",
+    "Processes",
     "Result",
     "Snapshot",
     "Update",
     "batches",
     "build_trainer",
+    "join",
     "load_data",
     "load_weights",
     "prepare_directory",
@@ -42,7 +50,13 @@ Array = NDArray[Any]
 _CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
 
 
-def train(config: Config, *, task: Task | None = None, progress: Callable[[Update], None] | None = None) -> Result:
+def train(
+    config: Config,
+    *,
+    task: Task | None = None,
+    progress: Callable[[Update], None] | None = None,
+    processes: Processes = ALONE,
+) -> Result:
     """Run an experiment from its seed to its scores.
 
     `source-only` trains on the labelled source and never sees the target; `dann` adds the domain classifier behind the
@@ -53,26 +67,30 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         config: the settings.
         task: the data; by default what the settings name.
         progress: called every few steps.
+        processes: those that train together, each with the same settings (see `join`).
 
     Returns:
-        The metrics, the weights and what a picture needs. The scores are the last step's.
+        The metrics, the weights and what a picture needs; in each process the same. The scores are the last step's.
 
     Raises:
         ConfigError: the data do not fit the method or the network, or there is no such device.
         CheckpointError: the weights to start from cannot be used.
         DataError: the data cannot be used.
         ImportError: the backend is not installed; the message names the extra that brings it.
+        ProcessLostError: another process has ended, or has kept this one waiting for too long.
     """
-    task = load_data(config) if task is None else task
-    trainer = build_trainer(task, config)
+    with processes.agree(ConfigError, CheckpointError, DataError):
+        task = load_data(config) if task is None else task
+        trainer = build_trainer(task, config, processes)
     before = _look(trainer, task)
     started = time.perf_counter()
-    history = list(_loop(trainer, task, config, progress))
+    history = list(_loop(trainer, task, config, progress, processes))
     seconds = time.perf_counter() - started
     metrics = {
         "backend": config.backend,
         "versions": _versions(config),
         "device": config.device,
+        "devices": trainer.devices,
         "task": task.name,
         "method": config.method,
         "seed": config.seed,
@@ -82,6 +100,41 @@ def train(config: Config, *, task: Task | None = None, progress: Callable[[Updat
         "history": history,
     }
     return Result(config, task, metrics, trainer.weights(), before, _look(trainer, task))
+
+
+@contextmanager
+def join(config: Config) -> Iterator[Processes]:
+    """Join the other processes of a run, if the environment says that there are any; leave them at the end.
+
+    Args:
+        config: the settings, which are the same in all but for paths; backend, device and timeout are read.
+
+    Yields:
+        The processes, to give to `train`; a process on its own gets `ALONE`.
+
+    Raises:
+        ConfigError: the environment is another framework's, is not complete, or the settings differ.
+        ProcessLostError: another process does not come; or one has ended, or keeps this one waiting, in the block.
+        ImportError: the backend is not installed.
+
+    Example:
+        >>> with join(Config(backend="torch")) as processes:
+        ...     processes.index, processes.count
+        (0, 1)
+    """
+    framework, _, count = launched()
+    if framework is None:
+        yield ALONE
+        return
+    if framework != config.backend:
+        how = {"torch": "torchrun", "jax": "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"}
+        raise ConfigError(
+            f"backend: got {config.backend!r} in one of {count} processes that are started for {framework!r}; accepted"
+            f" is {framework!r}, or a start by {how[config.backend]}."
+        )
+    with _backend(config, "distributed").join(config) as processes:
+        processes.check_same("settings", repr(replace(config, data=None, start=_digest(config.start))))
+        yield processes
 
 
 def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradientReport:
@@ -107,12 +160,13 @@ def load_data(config: Config) -> Task:
     return load_task(config.task) if config.data is None else load_npz(config.data)
 
 
-def build_trainer(task: Task, config: Config) -> Any:
+def build_trainer(task: Task, config: Config, processes: Processes = ALONE) -> Any:
     """Return the backend's `Trainer` at the weights that the run starts from.
 
     Args:
         task: the data.
         config: the settings.
+        processes: those that train together.
 
     Returns:
         A `grl.torch_impl.training.Trainer`, or JAX's.
@@ -138,12 +192,12 @@ def build_trainer(task: Task, config: Config) -> Any:
         expected, weights = weights, load_weights(config.start)
         check_weights(config.start, weights, expected)
     try:
-        return _backend(config).Trainer(architecture, config, weights)
+        return _backend(config).Trainer(architecture, config, weights, processes)
     except LookupError as error:  # the one that a backend raises for a device it does not find
         raise ConfigError(str(error.args[0])) from error
 
 
-def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
+def batches(task: Task, config: Config, processes: Processes = ALONE) -> Iterator[tuple[Array, Array, Array]]:
     """Yield the endless batches of a run: the same for both backends, drawn with NumPy from the seed.
 
     Each domain runs through shuffles of its own, one after the other, so the shorter one cycles.
@@ -151,16 +205,18 @@ def batches(task: Task, config: Config) -> Iterator[tuple[Array, Array, Array]]:
     Args:
         task: the data.
         config: the settings; method, batch size and seed are read.
+        processes: those that train together: each gets its part of the same batches.
 
     Yields:
         labelled inputs (B, ...), their labels (B,), and target inputs (B, ...), of which there are none (0, ...) unless
-        the method is "dann".
+        the method is "dann". B is the batch size, or this process's share of it.
     """
     x, y = (task.x_target, task.y_target) if config.method == "target" else (task.x_source, task.y_source)
     assert y is not None
     labelled = _shuffles(len(x), config.batch_size, [config.seed, 1])
     unlabelled = _shuffles(len(task.x_target), config.batch_size, [config.seed, 2])
-    for chosen, of_target in zip(labelled, unlabelled, strict=True):
+    part = processes.part(config.batch_size)
+    for chosen, of_target in ((one[part], other[part]) for one, other in zip(labelled, unlabelled, strict=True)):
         yield x[chosen], y[chosen], task.x_target[of_target if config.method == "dann" else slice(0)]
 
 
@@ -175,10 +231,10 @@ def _shuffles(size: int, batch_size: int, seed: list[int]) -> Iterator[Array]:
 
 
 def _loop(
-    trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None
+    trainer: Any, task: Task, config: Config, progress: Callable[[Update], None] | None, processes: Processes
 ) -> Iterator[dict[str, Any]]:
     """Train; yield the history."""
-    stream = batches(task, config)
+    stream = batches(task, config, processes)
     for start in range(0, config.steps, _CHUNK):
         steps = range(start, min(start + _CHUNK, config.steps))
         x, y, x_target = (np.stack(arrays) for arrays in zip(*islice(stream, len(steps)), strict=True))
@@ -236,10 +292,10 @@ def _look(trainer: Any, task: Task, largest: int = 500) -> Snapshot:
     )
 
 
-def _backend(config: Config) -> Any:
+def _backend(config: Config, room: str = "training") -> Any:
     extra = config.backend
     try:
-        return importlib.import_module(f"grl.{extra}_impl.training")
+        return importlib.import_module(f"grl.{extra}_impl.{room}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "jax", "jaxlib", "flax", "optax"):
             raise
@@ -249,6 +305,13 @@ def _backend(config: Config) -> Any:
 def _versions(config: Config) -> dict[str, str]:
     own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {**own, **_backend(config).versions()}
+
+
+def _digest(path: str | None) -> str | None:
+    try:
+        return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None  # refused where it is loaded
 
 
 def _finite(number: float) -> float | None:

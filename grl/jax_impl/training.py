@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from grl.architecture import Architecture, Weights
 from grl.jax_impl.dann import DANN, MLP, ConvNet
+from grl.jax_impl.distributed import find_devices, make_mesh, place, spread
 from grl.parity import DomainGradientReport, domain_gradient_report
+from grl.processes import ALONE, Processes, check_shares
 
 if TYPE_CHECKING:
     from grl.experiment import Config
@@ -42,57 +46,75 @@ class Trainer:
         architecture: the network.
         config: the run's settings; device, dtype, method and the optimiser's are read.
         weights: the initial weights, by their PyTorch names.
+        processes: those that train together, which then call every method together.
 
     Raises:
         LookupError: there is no such device.
+        ConfigError: the batch cannot be dealt out to the devices, or a device to the processes.
     """
 
-    def __init__(self, architecture: Architecture, config: Config, weights: Weights) -> None:
-        self.device = _find_device(config.device)
+    def __init__(
+        self, architecture: Architecture, config: Config, weights: Weights, processes: Processes = ALONE
+    ) -> None:
+        self.mesh = make_mesh(find_devices(config.device, processes))
+        self.processes, self.devices = processes, self.mesh.size
+        check_shares(config.batch_size, self.devices, "devices")
         self.dtype = np.dtype(config.dtype)
         self.adapts = config.method == "dann"
         self.model = nnx.eval_shape(lambda: _build(architecture))
         self.optimizer = _build_optimizer(config)
         with self._precision():
             states: Any = nnx.split(self.model, nnx.Param, ...)
-            params, statistics = states[1:]
-            params, statistics = self._fill(params, weights), self._fill(statistics, weights)
-            self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
-            self.model.train()  # type: ignore[no-untyped-call]
-            self._graph = nnx.graphdef(self.model)
-            step = partial(_step, self._graph, self.optimizer, self.adapts)
-            self._run = jax.jit(partial(lax.scan, step), donate_argnums=0)
-            self.model.eval()  # type: ignore[no-untyped-call]
-            self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)))
+            params, statistics = (self._fill(state, weights) for state in states[1:])
+            self._state = jax.tree.map(
+                lambda leaf: spread(np.asarray(leaf), self.mesh, config.sharding),
+                (params, statistics, self.optimizer.init(params)),
+            )
+        self.model.train()  # type: ignore[no-untyped-call]
+        self._graph = nnx.graphdef(self.model)
+        step = partial(_step, self._graph, self.optimizer, self.adapts)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        as_before = jax.tree.map(lambda leaf: leaf.sharding, self._state)
+        self._run = jax.jit(partial(lax.scan, step), donate_argnums=0, out_shardings=(as_before, whole))
+        self.model.eval()  # type: ignore[no-untyped-call]
+        self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)), out_shardings=whole)
+        self._gather = jax.jit(lambda state: state, out_shardings=whole)
 
     def run(self, x: Array, y: Array, x_target: Array, coeffs: Array, rates: Array) -> tuple[Array, Array, Array]:
         """Train for k steps.
 
         Args:
-            x: (k, B, ...) labelled inputs.
+            x: (k, B, ...) labelled inputs: of several processes, each gives its part of every batch.
             y: (k, B) their labels.
             x_target: (k, B, ...) target inputs; not looked at unless the method is "dann".
             coeffs: (k,) λ of each step.
             rates: (k, 2) learning rates of the feature extractor and of the classifiers.
 
         Returns:
-            label loss, domain loss (NaN without adaptation) and accuracy on `x`, each (k,), before each update.
+            label loss, domain loss (NaN without adaptation) and accuracy over the whole batch, each (k,), before each
+            update.
         """
-        with self._precision():
-            floats = [self._array(array) for array in (x, x_target, coeffs, rates)]
-            labels = jax.device_put(y.astype(np.int32), self.device)
+        with self._precision(), self._on_mesh():
+            labels = place(y.astype(np.int32), self.mesh, axis=1)
+            floats = [self._place(x, axis=1), self._place(x_target, axis=1), self._place(coeffs), self._place(rates)]
             self._state, records = self._run(self._state, (labels, *floats))
             label_loss, domain_loss, accuracy = (np.asarray(record) for record in records)
         return label_loss, domain_loss, accuracy
 
     def report_gradients(self, x: Array, y: Array, x_target: Array, coeff: float) -> DomainGradientReport:
         """Return whether the reversal works in this model, with λ = coeff, on one batch; changes nothing."""
-        params, statistics, _ = self._state
         with self._precision():
-            labels = jax.device_put(y.astype(np.int32), self.device)
+            first = self.mesh.devices[0]
+            labels = jax.device_put(y.astype(np.int32), first)
+            params, statistics, _ = jax.device_put(self._state, first)
             return domain_gradient_report(
                 nnx.merge(self._graph, params, statistics, copy=True),
-                (self._array(x), labels, self._array(x_target), coeff),
+                (
+                    jax.device_put(x.astype(self.dtype), first),
+                    labels,
+                    jax.device_put(x_target.astype(self.dtype), first),
+                    coeff,
+                ),
                 label_loss=lambda model, batch: _losses(model, self.adapts, *batch)[0],
                 domain_loss=lambda model, batch: _losses(model, self.adapts, *batch)[1],
                 features="backbone",
@@ -102,31 +124,36 @@ class Trainer:
     def predict(self, x: Array) -> tuple[Array, Array, Array]:
         """Return features (N, D), class logits (N, num_classes) and domain logits (N,) in evaluation mode."""
         params, statistics, _ = self._state
+        size = _EVALUATION_BATCH + -_EVALUATION_BATCH % self.devices  # always the same: compiled once
+        part = self.processes.part(size)
         parts = []
-        for start in range(0, len(x), _EVALUATION_BATCH):
-            batch = x[start : start + _EVALUATION_BATCH]
-            filled = np.concatenate([batch, np.zeros((_EVALUATION_BATCH - len(batch), *x.shape[1:]), x.dtype)])
-            with self._precision():  # always the same size: compiled once
-                outputs = self._predict(params, statistics, self._array(filled))
+        for start in range(0, len(x), size):
+            batch = x[start : start + size]
+            filled = np.concatenate([batch, np.zeros((size - len(batch), *x.shape[1:]), x.dtype)])
+            with self._precision(), self._on_mesh():
+                outputs = self._predict(params, statistics, self._place(filled[part], axis=0))
                 parts.append([np.asarray(output)[: len(batch)] for output in outputs])
         features, class_logits, domain_logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return features, class_logits, domain_logits
 
     def weights(self) -> Weights:
         """Return the weights as they are now, by their PyTorch names, each a contiguous copy."""
-        params, statistics, _ = self._state
-        paths = [*jax.tree_util.tree_leaves_with_path(params), *jax.tree_util.tree_leaves_with_path(statistics)]
-        return {_torch_name(path): np.array(_transpose(np.asarray(leaf)), order="C") for path, leaf in paths}
+        with self._precision():
+            whole = self._gather(self._state[:2])
+        leaves = (path for state in whole for path in jax.tree_util.tree_leaves_with_path(state))
+        return {_torch_name(path): np.array(_transpose(np.asarray(leaf)), order="C") for path, leaf in leaves}
 
     def _fill(self, state: Any, weights: Weights) -> Any:
-        def leaf(path: Any, abstract: Any) -> jax.Array:
-            return self._array(_transpose(weights[_torch_name(path)], inverse=True))
+        def leaf(path: Any, abstract: Any) -> Array:
+            return _transpose(weights[_torch_name(path)], inverse=True).astype(self.dtype)
 
         return jax.tree_util.tree_map_with_path(leaf, state)
 
-    def _array(self, array: Array) -> jax.Array:
-        placed: jax.Array = jax.device_put(array.astype(self.dtype), self.device)
-        return placed
+    def _place(self, array: Array, axis: int | None = None) -> jax.Array:
+        return place(array.astype(self.dtype), self.mesh, axis)
+
+    def _on_mesh(self) -> Any:
+        return jax.set_mesh(self.mesh) if self.devices > 1 else nullcontext()
 
     def _precision(self) -> Any:
         return jax.enable_x64(self.dtype == np.float64)
@@ -162,8 +189,8 @@ def _losses(
     if not adapts:
         return label_loss, jnp.full_like(label_loss, jnp.nan), class_logits
     _, target_logits = model(x_target, coeff)  # on its own: batch norm sees one domain at a time
-    logits = jnp.concatenate([source_logits, target_logits])
-    domains = jnp.concatenate([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
+    logits = jnp.stack([source_logits, target_logits])  # one after the other, they would change places between devices
+    domains = jnp.stack([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
     return label_loss, optax.sigmoid_binary_cross_entropy(logits, domains).mean(), class_logits
 
 
@@ -197,16 +224,6 @@ def _build_optimizer(config: Config) -> optax.GradientTransformation:
     if config.clip_norm is None:
         return rule
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
-
-
-def _find_device(name: str) -> jax.Device:
-    devices = dict.fromkeys([*jax.devices(), *jax.devices("cpu")])
-    present = {f"{device.platform}:{device.id}": device for device in devices}
-    kind, _, index = name.partition(":")
-    device = f"{'gpu' if kind == 'cuda' else kind}:{index or 0}"
-    if device not in present:
-        raise LookupError(f"no such device for JAX here: {name!r}; present: {', '.join(present)}")
-    return present[device]
 
 
 _TORCH_PARTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
