@@ -5,10 +5,15 @@ This module is all that the entry point imports before it knows that typer and r
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
+
+from grl.config import ConfigError
+from grl.processes import ProcessLostError, launched
 
 __all__ = ["main"]
 
@@ -25,9 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `grl`; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if a check found something wrong; 2 for bad use, after one sentence on stderr; 130 after
-        Ctrl-C.
+        The exit status: 0; 1 if a check found something wrong, or another process of the run is lost; 2 for bad use,
+        after one sentence on stderr; 130 after Ctrl-C. A process of several ends here unless all is well.
     """
+    try:
+        status = _guard(arguments)
+    except BaseException as error:
+        if not _place()[1]:
+            raise
+        traceback.print_exception(error)
+        status = 1
+    if status and _place()[1]:
+        # Python's own end is no end here: JAX would wait in it for processes that are gone, or that wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _guard(arguments: Sequence[str] | None) -> int:
     try:
         missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
         if missing:
@@ -47,6 +68,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
         return _refuse(explain(error))
+    except ProcessLostError as error:
+        return _refuse(str(error), status=1, by_all=True)
     except ImportError as error:
         if "pip install" not in str(error):
             raise
@@ -65,6 +88,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _refuse(message: str, status: int = 2) -> int:
-    print("grl:", " ".join(message.split()), file=sys.stderr)
+def _refuse(message: str, status: int = 2, by_all: bool = False) -> int:
+    """Print one sentence; of several processes, which all come to it, the first prints it."""
+    if by_all or _place()[0] == 0:
+        print("grl:", " ".join(message.split()), file=sys.stderr)
     return status
+
+
+def _place() -> tuple[int, bool]:
+    """Return this process's index, and whether there are others."""
+    try:
+        _, index, count = launched()
+    except ConfigError:  # it is refused as such where the run begins
+        return 0, False
+    return index, count > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,8 @@ from rich.table import Table
 from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
 from grl.config import BACKENDS, METHODS, Config, ConfigError
-from grl.datasets import TASKS
-from grl.experiment import Result, load_data, report_gradients, save
+from grl.datasets import TASKS, DataError
+from grl.experiment import CheckpointError, Processes, Result, join, load_data, report_gradients, save
 from grl.experiment import train as run
 from grl.parity.verdict import explain_chance
 
@@ -124,11 +125,31 @@ def train(
         ),
     ] = None,
     device: Annotated[
-        str | None, _option("--device", "By the framework's name: cpu, cuda, cuda:1, gpu …", _WHERE, "NAME")
+        str | None,
+        _option(
+            "--device",
+            "By the framework's name: cpu, cuda, cuda:1, gpu … In JAX a name without a number is all of that kind,"
+            " which share the batches; of several PyTorch processes on a machine each takes one.",
+            _WHERE,
+            "NAME",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
         _option("--dtype", "Precision; in float64 the backends agree to 1e-12.", _WHERE, "float32|float64"),
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        _option(
+            "--sharding",
+            "Of several processes or devices, each holds the whole model (replicated; in PyTorch"
+            " DistributedDataParallel) or its share of it (fsdp; fully_shard).",
+            _WHERE,
+            "replicated|fsdp",
+        ),
+    ] = None,
+    timeout: Annotated[
+        int | None, _option("--timeout", "Seconds that one process of several waits for another.", _WHERE, "N")
     ] = None,
     out: Annotated[
         str | None,
@@ -148,29 +169,45 @@ def train(
 
     No target label is used but for the final score, and the score is the last step's.
 
+    Several processes share every batch and train the model that one would; the first alone prints and writes.
+    PyTorch: [bold]torchrun --nproc-per-node N -m grl train …[/bold] JAX: the same command N times, each with
+    JAX_COORDINATOR_ADDRESS (HOST:PORT of the first), JAX_NUM_PROCESSES (N) and JAX_PROCESS_ID (0 to N - 1) in its
+    environment, or by srun. For several machines see docs/scale-out.md.
+
     Example: [bold]grl train --backend jax --task moons --method dann --out runs/moons[/bold]
     """
     settings = {name: value for name, value in locals().items() if name not in ("task", "out")}
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
     config = Config.recommended(task or (Config.task if data is None else "data"), **settings)
-    arrays = load_data(config)
-    if out is None:
-        out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
-    console = make_console()
-    with output_directory(out) as folder:
-        if config.method == "dann":
-            report = report_gradients(config, task=arrays)
-            last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
-            console.print(f"{last}: {report}", soft_wrap=True, markup=False)
+    with join(config) as processes:
+        _train(config, out, processes)
+
+
+def _train(config: Config, out: str | None, processes: Processes) -> None:
+    console = make_console(silent=processes.index > 0)
+    with ExitStack() as opened:
+        with processes.agree(ConfigError, DataError, CheckpointError):
+            arrays = load_data(config)
+            if out is None:
+                out = f"runs/{Path(arrays.name).stem}-{config.method}-{config.backend}-{config.seed}"
+            folder = opened.enter_context(output_directory(out)) if processes.index == 0 else Path(out)
+            if config.method == "dann" and processes.index == 0:
+                report = report_gradients(config, task=arrays)
+                last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
+                console.print(f"{last}: {report}", soft_wrap=True, markup=False)
         with Follower(console) as follower:
-            result = run(config, task=arrays, progress=follower.run(f"{config.method}, {config.backend}", config.steps))
+
+            def train_one(config: Config, label: str) -> Result:
+                return run(config, task=arrays, progress=follower.run(label, config.steps), processes=processes)
+
+            result = train_one(config, f"{config.method}, {config.backend}")
             baseline = None
             if result.after.boundary is not None and config.method == "dann":
                 # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
-                plain = replace(config, method="source-only")
-                baseline = run(plain, task=arrays, progress=follower.run("source-only, to compare", config.steps))
-        _write(result, baseline, folder)
+                baseline = train_one(replace(config, method="source-only"), "source-only, to compare")
+        if processes.index == 0:
+            _write(result, baseline, folder)
     console.print(_summarise(result, baseline))
     if result.metrics["history"][-1]["label_loss"] is None:
         console.print("The loss is not finite any more: try a lower --learning-rate, or --clip-norm 1.", soft_wrap=True)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from grl.config import Config, ConfigError
 from grl.processes import Processes, ProcessLostError
 
 __all__ = ["find_device", "full", "gather", "join", "mean", "spread"]
+
+_NEW = "forward_sync_buffers"  # from PyTorch 2.13 on, which warns of the old name
+_SYNC_BUFFERS = _NEW if _NEW in signature(DistributedDataParallel).parameters else "broadcast_buffers"
 
 
 @contextmanager
@@ -97,10 +101,13 @@ def spread(objective: nn.Module, parts: list[nn.Module], sharding: str) -> nn.Mo
         _normalise_over_all(part)
     if sharding == "fsdp":
         for part in parts:  # each a root of its own, as `predict` calls them one by one
+            part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP cuts no other
             fully_shard(part)
         return objective
-    # No first broadcast: all have drawn the same weights, and none waits here for one that has refused.
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False)
+    # No broadcast: all have drawn the same weights, and batch norm's statistics are those of all samples. So none waits
+    # here for one that has refused.
+    settings: dict[str, Any] = {_SYNC_BUFFERS: False, "init_sync": False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(objective, **settings)
 
 
 def mean(tensor: Tensor) -> Tensor:

@@ -1,0 +1,387 @@
+"""Several processes or devices train the model that one would; and what they do when one of them refuses, or dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+
+from grl.checkpoint import load_weights
+from grl.config import Config, ConfigError
+from grl.experiment import Result, train
+from grl.processes import Processes, launched
+
+from forms import HAS_FLAX, HAS_TORCH
+
+pytestmark = pytest.mark.trains
+
+ROOT = Path(__file__).parent.parent
+DEEP = bool(os.environ.get("GRL_DEEP"))
+LONGEST = 200  # seconds of a process: a busy machine takes long to import a framework
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+needs_jax = pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
+deep = pytest.mark.skipif(not DEEP, reason="GRL_DEEP=1 runs it")
+
+Start = Callable[..., list[subprocess.Popen[str]]]
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the same words once for each environment; whatever is still alive at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def starting(words: Sequence[Any], environments: Sequence[dict[str, str]]) -> list[subprocess.Popen[str]]:
+        for environment in environments:
+            surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+            process = subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                env=surroundings | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            started.append(process)
+        return started[-len(environments) :]
+
+    yield starting
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def end(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
+    ended = []
+    for process in processes:
+        out, err = process.communicate(timeout=LONGEST)
+        ended.append(Ended(process.returncode, out, err))
+    return ended
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def by_torchrun(count: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+
+
+def torch_environments(count: int) -> list[dict[str, str]]:
+    """What torchrun sets, without the seconds of a launcher."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    return [{**common, "RANK": str(index), "LOCAL_RANK": str(index)} for index in range(count)]
+
+
+def jax_environments(count: int) -> list[dict[str, str]]:
+    common = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
+    return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
+
+
+def slurm_environments(count: int) -> list[dict[str, str]]:
+    common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
+    common |= {"SLURM_STEP_NUM_TASKS": str(count), "JAX_COORDINATOR_PORT": str(free_port())}
+    return [{**common, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)} for index in range(count)]
+
+
+def devices(count: int) -> dict[str, str]:
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Noise in three shades, one for each class: batch norm and convolutions have something to learn."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    source = generator.normal(labels[:, None, None, None], 1.0, (48, 3, 8, 8))
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, x_source=source, y_source=labels, x_target=generator.normal(2.0, 2.0, (40, 3, 8, 8)))
+    return str(path)
+
+
+MOONS = Config.recommended("moons", steps=50, dtype="float64", log_every=1, device="cpu")
+
+
+def experiments(backend: str, images: str, **settings: Any) -> list[Config]:
+    """Adam on vectors, SGD with clipping on images, and images without adaptation, where DDP must not wait for a part."""
+    pictures = Config.recommended(
+        "data", data=images, batch_size=16, optimizer="sgd", learning_rate=1e-2, clip_norm=0.5, steps=50, log_every=1,
+        dtype="float64", channels=(4, 8), label_hidden=(), domain_hidden=(8,),
+    )  # fmt: skip
+    plain = replace(pictures, method="source-only", steps=10, clip_norm=None)
+    chosen = (MOONS, pictures, plain) if DEEP or backend == "torch" else (MOONS, pictures)
+    return [replace(config, backend=backend, **settings) for config in chosen]
+
+
+@lru_cache
+def alone(config: Config) -> Result:
+    return train(config)
+
+
+def check_equal(configs: Sequence[Config], folder: Path, count: int) -> None:
+    """What the processes have written is what this one computes alone."""
+    for number, config in enumerate(configs):
+        expected = alone(replace(config, device="cpu:0", sharding="replicated"))
+        expected_losses = [(record["label_loss"], record["domain_loss"]) for record in expected.metrics["history"]]
+        for index in range(count):
+            with np.load(folder / f"{number}-{index}.npz") as found:
+                losses = found["losses"]
+                np.testing.assert_allclose(losses, np.array(expected_losses, np.float64), rtol=1e-9, atol=0)
+                for name, array in expected.weights.items():
+                    np.testing.assert_allclose(found[name], array, rtol=1e-8, atol=1e-11, err_msg=name)
+            metrics = json.loads((folder / f"{number}-{index}.json").read_text())
+            for name in ("source_accuracy", "target_accuracy", "domain_accuracy"):
+                assert metrics[name] == expected.metrics[name], name
+            assert metrics["count"] == count
+
+
+def words_of(configs: Sequence[Config], folder: Path) -> list[str]:
+    return [str(ROOT / "tests" / "one_of_several.py"), json.dumps([asdict(config) for config in configs]), str(folder)]
+
+
+# The same losses.
+
+
+@needs_torch
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=deep)])
+def test_torch_processes_train_the_model_of_one(
+    count: int, sharding: str, images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = experiments("torch", images, sharding=sharding)
+    for ended in end(start(words_of(configs, tmp_path), torch_environments(count))):
+        assert ended.status == 0, ended.err
+        assert "Warning" not in ended.err
+    check_equal(configs, tmp_path, count)
+
+
+@needs_jax
+@pytest.mark.parametrize(("count", "sharding"), [
+    pytest.param(1, "fsdp", marks=deep),
+    (2, "replicated"),
+    pytest.param(2, "fsdp", marks=deep),
+    pytest.param(4, "replicated", marks=deep),
+    pytest.param(4, "fsdp", marks=deep),
+    pytest.param(8, "replicated", marks=deep),
+    (8, "fsdp"),
+])  # fmt: skip
+def test_jax_devices_train_the_model_of_one(
+    count: int, sharding: str, images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = experiments("jax", images, sharding=sharding)
+    (ended,) = end(start(words_of(configs, tmp_path), [devices(count)]))
+    assert ended.status == 0, ended.err
+    check_equal(configs, tmp_path, count=1)
+    assert json.loads((tmp_path / "0-0.json").read_text())["devices"] == count
+
+
+@needs_jax
+@pytest.mark.parametrize(("each", "sharding", "environments"), [
+    pytest.param(2, "replicated", jax_environments, marks=deep),
+    pytest.param(2, "fsdp", jax_environments, marks=deep),
+    pytest.param(1, "replicated", jax_environments, marks=deep),
+    (1, "fsdp", slurm_environments),
+])  # fmt: skip
+def test_jax_processes_train_the_model_of_one(
+    each: int, sharding: str, environments: Any, images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = experiments("jax", images, sharding=sharding)
+    surroundings = [environment | devices(each) for environment in environments(2)]
+    for ended in end(start(words_of(configs, tmp_path), surroundings)):
+        assert ended.status == 0, ended.err
+    check_equal(configs, tmp_path, count=2)
+
+
+# The command line.
+
+
+TRAIN = ["-m", "grl", "train", "--task", "moons", "--steps", 50, "--dtype", "float64", "--log-every", 1]
+
+
+def check_run(folder: Path, backend: str, outputs: str) -> None:
+    """One process wrote the files, and printed what one prints; the weights are those of a process alone."""
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "metrics.json", "model.safetensors", "report.png")
+    }
+    assert outputs.count(f"dann, {backend}: step 50/50") == 1
+    assert outputs.count("at the last step") == 1
+    expected = alone(replace(MOONS, backend=backend, device="cpu:0"))
+    for name, array in load_weights(folder / "model.safetensors").items():
+        np.testing.assert_allclose(array, expected.weights[name], rtol=1e-8, atol=1e-11, err_msg=name)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["target_accuracy"] == expected.metrics["target_accuracy"]
+    assert metrics["devices"] == 2
+
+
+@needs_torch
+def test_torchrun_trains_one_model_and_writes_one_run(tmp_path: Path, start: Start) -> None:
+    words = [*by_torchrun(2), *TRAIN, "--backend", "torch", "--out", tmp_path / "run"]
+    (ended,) = end(start(words, [{}]))
+    assert ended.status == 0, ended.err
+    assert ended.err == ""
+    check_run(tmp_path / "run", "torch", ended.out)
+
+
+@needs_jax
+def test_jax_processes_train_one_model_and_write_one_run(tmp_path: Path, start: Start) -> None:
+    first, second = end(start([*TRAIN, "--backend", "jax", "--out", tmp_path / "run"], jax_environments(2)))
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    check_run(tmp_path / "run", "jax", first.out + second.out)
+
+
+# Refusals.
+
+
+def test_of_several_processes_each_has_its_part() -> None:
+    assert [Processes(index, 4).part(12) for index in range(4)] == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("torch", 1, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (None, 0, 1)),
+        ({"JAX_PROCESS_ID": "3", "JAX_NUM_PROCESSES": "4"}, ("jax", 3, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (None, 0, 1)),  # a batch script, before srun
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, ("jax", 2, 4)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "RANK": "5", "WORLD_SIZE": "8"}, ("torch", 5, 8)),
+    ],
+)
+def test_the_launcher_is_known_by_its_variables(
+    environment: dict[str, str], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == expected
+
+
+def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="RANK in the environment: got 'first'; accepted is an integer"):
+        launched()
+
+
+def test_one_process_that_refuses_is_a_refusal_of_all() -> None:
+    def exchanged(*texts: str) -> Processes:
+        return Processes(0, len(texts), exchange=lambda text: [text, *texts[1:]])
+
+    with (
+        pytest.raises(ConfigError, match=r"^no such file \(in process 1 of 2\)\.$"),
+        exchanged("", "no such file.").agree(),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"^no such file\.$"), exchanged("", "no such file.").agree(ConfigError):
+        raise ConfigError("no such file.")
+    with pytest.raises(ConfigError, match="settings: process 1 of 2 has others than process 0"):
+        exchanged("", "seed 2").check_same("settings", "seed 1")
+
+
+@needs_torch
+def test_a_refusal_is_printed_once_and_ends_all_processes(tmp_path: Path, start: Start) -> None:
+    words = [
+        "-m",
+        "grl",
+        "train",
+        "--backend",
+        "torch",
+        "--task",
+        "moons",
+        "--batch-size",
+        15,
+        "--out",
+        tmp_path / "run",
+    ]
+    first, second = end(start(words, torch_environments(2)))
+    assert (first.status, second.status) == (2, 2)
+    assert first.err == "grl: --batch-size: got 15 for 2 processes; accepted is a multiple of 2.\n"
+    assert second.err == second.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@needs_torch
+def test_a_file_that_one_process_alone_lacks_ends_all_with_its_name(images: str, tmp_path: Path, start: Start) -> None:
+    words = ["-m", "grl", "train", "--backend", "torch", "--out", tmp_path / "run", "--data"]
+    environments = torch_environments(2)
+    processes = [*start([*words, images], environments[:1]), *start([*words, tmp_path / "none.npz"], environments[1:])]
+    first, second = end(processes)
+    assert (first.status, second.status) == (2, 2)
+    assert "none.npz: cannot be read: No such file or directory (in process 1 of 2)." in first.err
+    assert second.err == ""
+
+
+@pytest.mark.parametrize(
+    ("backend", "environment"), [("jax", {"RANK": "0", "WORLD_SIZE": "2"}), ("torch", jax_environments(2)[0])]
+)
+def test_the_launcher_of_the_other_framework_is_refused(
+    backend: str, environment: dict[str, str], tmp_path: Path, start: Start
+) -> None:
+    words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--out", tmp_path / "run"]
+    (ended,) = end(start(words, [environment]))
+    assert ended.status == 2
+    assert f"--backend: got {backend!r} in one of 2 processes that are started for" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+@needs_torch
+def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tmp_path: Path, start: Start) -> None:
+    words = ["-m", "grl", "train", "--backend", "torch", "--task", "moons", "--timeout", 3, "--out", tmp_path / "run"]
+    (ended,) = end(start(words, torch_environments(2)[:1]))
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1].startswith(
+        "grl: process 0 of 2: another one has ended, or was waited for in vain"
+    )
+
+
+# A process that dies.
+
+
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=deep)])
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
+def test_when_one_is_killed_in_mid_step_the_other_ends_with_a_message(
+    backend: str, killed: int, tmp_path: Path, start: Start
+) -> None:
+    words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--steps", 10**6, "--timeout", 20]
+    environments = torch_environments(2) if backend == "torch" else jax_environments(2)
+    processes = start([*words, "--out", tmp_path / "run"], environments)
+    output = processes[0].stdout
+    assert output is not None
+    while f"dann, {backend}: step 10/" not in (line := output.readline()):
+        assert line, "it has ended before its first steps"
+    processes[killed].kill()
+    died = time.monotonic()
+    (ended,) = end([processes[1 - killed]])
+    assert time.monotonic() - died < 60
+    assert ended.status in ((1,) if backend == "torch" or killed else (1, -signal.SIGABRT)), ended.err
+    assert "another one has ended" in ended.err or "another task died" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
