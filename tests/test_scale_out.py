@@ -132,7 +132,7 @@ MOONS = Config.recommended("moons", steps=50, dtype="float64", log_every=1, devi
 
 
 def experiments(backend: str, images: str, **settings: Any) -> list[Config]:
-    """Adam on vectors, SGD with clipping on images, and images without adaptation, where DDP must not wait for a part."""
+    """Adam on vectors, SGD with clipping on images, and images without adaptation: a part that gets no gradient."""
     pictures = Config.recommended(
         "data", data=images, batch_size=16, optimizer="sgd", learning_rate=1e-2, clip_norm=0.5, steps=50, log_every=1,
         dtype="float64", channels=(4, 8), label_hidden=(), domain_hidden=(8,),
@@ -219,6 +219,79 @@ def test_jax_processes_train_the_model_of_one(
     for ended in end(start(words_of(configs, tmp_path), surroundings)):
         assert ended.status == 0, ended.err
     check_equal(configs, tmp_path, count=2)
+
+
+# What travels between them.
+
+
+_DTENSOR = """
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+import in_torch
+mesh = init_device_mesh("cpu", (2,))
+whole = torch.arange(32.0, dtype=torch.float64).reshape(8, 4)
+for name, reverse in in_torch.FORMS.items():
+    for placement in (Shard(0), Shard(1), Replicate()):
+        x = distribute_tensor(whole, mesh, [placement]).requires_grad_()
+        with CommDebugMode() as counted:
+            y = reverse(x, 0.5)
+            y.backward(x.detach())
+        gradient = x.grad
+        assert counted.get_total_counts() == 0, (name, placement, counted.get_comm_counts())
+        assert y.placements == gradient.placements == (placement,), name
+        assert torch.equal(gradient.full_tensor(), -0.5 * whole), name
+with CommDebugMode() as counted:
+    distribute_tensor(whole, mesh, [Shard(0)]).full_tensor()
+assert counted.get_total_counts() > 0, "the instrument sees a collective where there is one"
+torch.distributed.destroy_process_group()
+"""
+
+
+@needs_torch
+def test_the_layer_on_dtensors_adds_no_collective(start: Start) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    for ended in end(start(["-c", _DTENSOR], [one | {"PYTHONPATH": path} for one in torch_environments(2)])):
+        assert ended.status == 0, ended.err
+
+
+_STEP = """
+import json, re, sys
+from unittest.mock import patch
+import numpy as np
+import grl.jax_impl.dann
+from grl.config import Config
+from grl.experiment import batches, build_trainer, load_data
+config = Config(**json.loads(sys.argv[1]))
+task = load_data(config)
+x, y, x_target = next(batches(task, config))
+
+def collectives():
+    trainer = build_trainer(task, config)
+    with trainer._on_mesh(), trainer._precision():
+        images = [trainer._place(array[None], axis=1) for array in (x, x_target)]
+        batch = (y[None].astype(np.int32), *images, np.ones(1), np.ones((1, 2)))
+        text = trainer._run.lower(trainer._state, batch).compile().as_text()
+    return re.findall(r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\\(", text)
+
+with_layer = collectives()
+with patch.object(grl.jax_impl.dann, "gradient_reversal", lambda x, coeff: x):
+    without = collectives()
+print(json.dumps([sorted(with_layer), sorted(without)]))
+"""
+
+
+@needs_jax
+def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_had_not(
+    images: str, start: Start
+) -> None:
+    config = experiments("jax", images)[1]
+    (ended,) = end(start(["-c", _STEP, json.dumps(asdict(config))], [devices(2)]))
+    assert ended.status == 0, ended.err
+    with_layer, without = json.loads(ended.out)
+    assert with_layer == without
+    assert set(with_layer) == {"all-reduce"}, "of gradients, statistics and losses; no samples are gathered"
 
 
 # The command line.
@@ -365,10 +438,11 @@ def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tm
 # A process that dies.
 
 
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=deep)])
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=deep)])
 @pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
-def test_when_one_is_killed_in_mid_step_the_other_ends_with_a_message(
-    backend: str, killed: int, tmp_path: Path, start: Start
+def test_when_one_is_lost_in_mid_step_the_other_ends_with_a_message(
+    backend: str, killed: int, sent: signal.Signals, tmp_path: Path, start: Start
 ) -> None:
     words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--steps", 10**6, "--timeout", 20]
     environments = torch_environments(2) if backend == "torch" else jax_environments(2)
@@ -377,11 +451,13 @@ def test_when_one_is_killed_in_mid_step_the_other_ends_with_a_message(
     assert output is not None
     while f"dann, {backend}: step 10/" not in (line := output.readline()):
         assert line, "it has ended before its first steps"
-    processes[killed].kill()
+    processes[killed].send_signal(sent)
     died = time.monotonic()
     (ended,) = end([processes[1 - killed]])
-    assert time.monotonic() - died < 60
-    assert ended.status in ((1,) if backend == "torch" or killed else (1, -signal.SIGABRT)), ended.err
+    assert time.monotonic() - died < 20 + 40, "the timeout, and what a busy machine takes"
+    # JAX ends a process itself, by SIGABRT and with words of its own, once its coordinator misses another one or is gone.
+    by_jax = backend == "jax" and (killed == 0 or sent == signal.SIGSTOP)
+    assert ended.status in ((1, -signal.SIGABRT) if by_jax else (1,)), ended.err
     assert "another one has ended" in ended.err or "another task died" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run" / "model.safetensors").exists()
