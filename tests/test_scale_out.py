@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,10 +91,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def by_torchrun(count: int) -> list[str]:
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
 
 
 def torch_environments(count: int) -> list[dict[str, str]]:
@@ -297,7 +294,7 @@ def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_ha
 # The command line.
 
 
-TRAIN = ["-m", "grl", "train", "--task", "moons", "--steps", 50, "--dtype", "float64", "--log-every", 1]
+SHORT = "--steps 50 --dtype float64 --log-every 1"
 
 
 def check_run(folder: Path, backend: str, outputs: str) -> None:
@@ -315,20 +312,70 @@ def check_run(folder: Path, backend: str, outputs: str) -> None:
     assert metrics["devices"] == 2
 
 
+GUIDE = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def in_shell(script: str, start: Start, out: Path, options: str = "", **environment: str) -> Ended:
+    """Run lines of the guide as they are, but for the programs' places, a free port, and what keeps a run short."""
+    script = script.replace("torchrun ", f"{sys.executable} -m torch.distributed.run ")
+    script = re.sub(r"(?<!-m )grl train|python -m grl train", f"{sys.executable} -m grl train", script)
+    script = re.sub(r"(localhost:|PORT:-)\d+", rf"\g<1>{free_port()}", script)
+    script = script.replace("--task moons", f"--task moons {SHORT} {options} --out {out}")
+    (ended,) = end(
+        start(
+            ["-c", "import os, sys; os.execvp('bash', ['bash', '-ec', *sys.argv[1:]])", script, "bash"], [environment]
+        )
+    )
+    return ended
+
+
 @needs_torch
-def test_torchrun_trains_one_model_and_writes_one_run(tmp_path: Path, start: Start) -> None:
-    words = [*by_torchrun(2), *TRAIN, "--backend", "torch", "--out", tmp_path / "run"]
-    (ended,) = end(start(words, [{}]))
+def test_the_guides_torchrun_trains_one_model_and_writes_one_run(tmp_path: Path, start: Start) -> None:
+    assert BLOCKS[0].startswith("torchrun --standalone --nproc-per-node 2 -m grl train")
+    ended = in_shell(BLOCKS[0], start, tmp_path / "run")
     assert ended.status == 0, ended.err
     assert ended.err == ""
     check_run(tmp_path / "run", "torch", ended.out)
 
 
 @needs_jax
-def test_jax_processes_train_one_model_and_write_one_run(tmp_path: Path, start: Start) -> None:
-    first, second = end(start([*TRAIN, "--backend", "jax", "--out", tmp_path / "run"], jax_environments(2)))
-    assert (first.status, second.status) == (0, 0), first.err + second.err
-    check_run(tmp_path / "run", "jax", first.out + second.out)
+def test_the_guides_jax_processes_train_one_model_and_write_one_run(tmp_path: Path, start: Start) -> None:
+    assert "JAX_PROCESS_ID=1 grl train" in BLOCKS[1]
+    ended = in_shell(BLOCKS[1], start, tmp_path / "run")
+    assert ended.status == 0, ended.err
+    check_run(tmp_path / "run", "jax", ended.out)
+
+
+# What a cluster has: srun starts a task for each of SLURM_NTASKS, and scontrol names the nodes.
+_SRUN = """#!/bin/bash
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_NODELIST=localhost "$@" &
+    tasks+=($!)
+done
+for task in "${tasks[@]}"; do wait "$task" || exit; done
+"""
+
+
+@deep
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
+def test_the_guides_slurm_script_trains_one_model(backend: str, tmp_path: Path, start: Start) -> None:
+    assert f"sbatch docs/slurm/{backend}.sh" in GUIDE
+    for name, content in (("srun", _SRUN), ("scontrol", "#!/bin/bash\necho localhost\n")):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / "docs" / "slurm" / f"{backend}.sh").read_text().replace('"$@"', "--task moons")
+    surroundings = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "localhost",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    ended = in_shell(script, start, tmp_path / "run", "--device cpu", **surroundings)
+    assert ended.status == 0, ended.err
+    check_run(tmp_path / "run", backend, ended.out)
 
 
 # Refusals.
@@ -455,7 +502,7 @@ def test_when_one_is_lost_in_mid_step_the_other_ends_with_a_message(
     died = time.monotonic()
     (ended,) = end([processes[1 - killed]])
     assert time.monotonic() - died < 20 + 40, "the timeout, and what a busy machine takes"
-    # JAX ends a process itself, by SIGABRT and with words of its own, once its coordinator misses another one or is gone.
+    # JAX ends a process itself, by SIGABRT and in words of its own, once its coordinator misses another or is gone.
     by_jax = backend == "jax" and (killed == 0 or sent == signal.SIGSTOP)
     assert ended.status in ((1, -signal.SIGABRT) if by_jax else (1,)), ended.err
     assert "another one has ended" in ended.err or "another task died" in ended.err
