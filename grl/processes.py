@@ -24,6 +24,7 @@ class ProcessLostError(RuntimeError):
 
 
 def _alone(text: str) -> list[str]:
+    """Give this process's text to all, where it is all."""
     return [text]
 
 

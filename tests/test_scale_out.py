@@ -449,8 +449,12 @@ def test_a_refusal_is_printed_once_and_ends_all_processes(tmp_path: Path, start:
 
 
 @needs_torch
-def test_a_file_that_one_process_alone_lacks_ends_all_with_its_name(images: str, tmp_path: Path, start: Start) -> None:
-    words = ["-m", "grl", "train", "--backend", "torch", "--out", tmp_path / "run", "--data"]
+@pytest.mark.parametrize("sharding", ["replicated", pytest.param("fsdp", marks=deep)])
+def test_a_file_that_one_process_alone_lacks_ends_all_with_its_name(
+    sharding: str, images: str, tmp_path: Path, start: Start
+) -> None:
+    """In building its trainer, too, a process waits for no other: one may have refused."""
+    words = ["-m", "grl", "train", "--backend", "torch", "--sharding", sharding, "--out", tmp_path / "run", "--data"]
     environments = torch_environments(2)
     processes = [*start([*words, images], environments[:1]), *start([*words, tmp_path / "none.npz"], environments[1:])]
     first, second = end(processes)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exception(error)
         status = 1
     if status and _place()[1]:
-        # Python's own end is no end here: JAX would wait in it for processes that are gone, or that wait for this one.
+        # Not by Python's own end: the frameworks would wait in it for processes that are gone, or wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -36,8 +36,7 @@ def join(config: Config) -> Iterator[Processes]:
     Raises:
         ConfigError: the environment does not say where the first process is.
         ProcessLostError: another process does not come, ends, or keeps this one waiting, and in the block a collective
-            has failed for it. Then nothing is left to JAX's own end, which would wait for the lost one: end the process
-            by `os._exit`.
+            has failed for it. End the process by `os._exit` then: JAX's own end would wait for the lost one.
     """
     _, index, count = launched()
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -37,7 +38,7 @@ def join(config: Config) -> Iterator[Processes]:
 
     Raises:
         ProcessLostError: another process does not come, ends, or keeps this one waiting, and in the block a collective
-            has failed for it.
+            has failed for it. End the process by `os._exit` then: PyTorch's own end may wait for the lost one.
     """
     kind = _kind(config.device)
     backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
@@ -45,6 +46,9 @@ def join(config: Config) -> Iterator[Processes]:
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout))
         yield Processes(dist.get_rank(), dist.get_world_size(), _exchange)
+    except ConfigError:  # a refusal of all
+        dist.destroy_process_group()
+        raise
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
@@ -52,9 +56,7 @@ def join(config: Config) -> Iterator[Processes]:
             f"process {index} of {count}: another one has ended, or was waited for in vain for {config.timeout} s"
             f" (--timeout): {str(error).splitlines()[0]}"
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def find_device(name: str, processes: Processes) -> torch.device:
@@ -100,9 +102,11 @@ def spread(objective: nn.Module, parts: list[nn.Module], sharding: str) -> nn.Mo
     for part in parts:
         _normalise_over_all(part)
     if sharding == "fsdp":
+        device = next(parts[0].parameters()).device
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for part in parts:  # each a root of its own, as `predict` calls them one by one
             part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP cuts no other
-            fully_shard(part)
+            fully_shard(part, mesh=mesh)
         return objective
     # No broadcast: all have drawn the same weights, and batch norm's statistics are those of all samples. So none waits
     # here for one that has refused.
