@@ -25,7 +25,7 @@ pytest.importorskip("safetensors")
 from grl.checkpoint import load_weights
 from grl.config import Config, ConfigError
 from grl.experiment import Result, train
-from grl.processes import Processes, launched
+from grl.processes import Processes, check_shares, launched
 
 from forms import HAS_FLAX, HAS_TORCH
 
@@ -128,15 +128,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 MOONS = Config.recommended("moons", steps=50, dtype="float64", log_every=1, device="cpu")
 
 
-def experiments(backend: str, images: str, **settings: Any) -> list[Config]:
+def experiments(backend: str, images: str, **settings: Any) -> dict[str, Config]:
     """Adam on vectors, SGD with clipping on images, and images without adaptation: a part that gets no gradient."""
     pictures = Config.recommended(
         "data", data=images, batch_size=16, optimizer="sgd", learning_rate=1e-2, clip_norm=0.5, steps=50, log_every=1,
         dtype="float64", channels=(4, 8), label_hidden=(), domain_hidden=(8,),
     )  # fmt: skip
     plain = replace(pictures, method="source-only", steps=10, clip_norm=None)
-    chosen = (MOONS, pictures, plain) if DEEP or backend == "torch" else (MOONS, pictures)
-    return [replace(config, backend=backend, **settings) for config in chosen]
+    named = {"moons": MOONS, "images": pictures, "plain": plain}
+    return {name: replace(config, backend=backend, **settings) for name, config in named.items()}
 
 
 @lru_cache
@@ -174,27 +174,27 @@ def words_of(configs: Sequence[Config], folder: Path) -> list[str]:
 def test_torch_processes_train_the_model_of_one(
     count: int, sharding: str, images: str, tmp_path: Path, start: Start
 ) -> None:
-    configs = experiments("torch", images, sharding=sharding)
+    configs = [*experiments("torch", images, sharding=sharding).values()]
     for ended in end(start(words_of(configs, tmp_path), torch_environments(count))):
         assert ended.status == 0, ended.err
         assert "Warning" not in ended.err
     check_equal(configs, tmp_path, count)
 
 
+# Compiling is what takes long in JAX: each of the default runs has one task.
+ALL = ("moons", "images", "plain")
+
+
 @needs_jax
-@pytest.mark.parametrize(("count", "sharding"), [
-    pytest.param(1, "fsdp", marks=deep),
-    (2, "replicated"),
-    pytest.param(2, "fsdp", marks=deep),
-    pytest.param(4, "replicated", marks=deep),
-    pytest.param(4, "fsdp", marks=deep),
-    pytest.param(8, "replicated", marks=deep),
-    (8, "fsdp"),
+@pytest.mark.parametrize(("count", "sharding", "names"), [
+    (2, "replicated", ["images"]),
+    (8, "fsdp", ["moons"]),
+    *(pytest.param(n, sharding, ALL, marks=deep) for n in (1, 2, 4, 8) for sharding in ("replicated", "fsdp")),
 ])  # fmt: skip
 def test_jax_devices_train_the_model_of_one(
-    count: int, sharding: str, images: str, tmp_path: Path, start: Start
+    count: int, sharding: str, names: Sequence[str], images: str, tmp_path: Path, start: Start
 ) -> None:
-    configs = experiments("jax", images, sharding=sharding)
+    configs = [experiments("jax", images, sharding=sharding)[name] for name in names]
     (ended,) = end(start(words_of(configs, tmp_path), [devices(count)]))
     assert ended.status == 0, ended.err
     check_equal(configs, tmp_path, count=1)
@@ -202,16 +202,17 @@ def test_jax_devices_train_the_model_of_one(
 
 
 @needs_jax
-@pytest.mark.parametrize(("each", "sharding", "environments"), [
-    pytest.param(2, "replicated", jax_environments, marks=deep),
-    pytest.param(2, "fsdp", jax_environments, marks=deep),
-    pytest.param(1, "replicated", jax_environments, marks=deep),
-    (1, "fsdp", slurm_environments),
+@pytest.mark.parametrize(("each", "sharding", "names", "environments"), [
+    (1, "fsdp", ["images"], slurm_environments),
+    *(
+        pytest.param(each, sharding, ALL, jax_environments, marks=deep)
+        for each in (1, 2) for sharding in ("replicated", "fsdp")
+    ),
 ])  # fmt: skip
 def test_jax_processes_train_the_model_of_one(
-    each: int, sharding: str, environments: Any, images: str, tmp_path: Path, start: Start
+    each: int, sharding: str, names: Sequence[str], environments: Any, images: str, tmp_path: Path, start: Start
 ) -> None:
-    configs = experiments("jax", images, sharding=sharding)
+    configs = [experiments("jax", images, sharding=sharding)[name] for name in names]
     surroundings = [environment | devices(each) for environment in environments(2)]
     for ended in end(start(words_of(configs, tmp_path), surroundings)):
         assert ended.status == 0, ended.err
@@ -283,7 +284,7 @@ print(json.dumps([sorted(with_layer), sorted(without)]))
 def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_had_not(
     images: str, start: Start
 ) -> None:
-    config = experiments("jax", images)[1]
+    config = experiments("jax", images)["images"]
     (ended,) = end(start(["-c", _STEP, json.dumps(asdict(config))], [devices(2)]))
     assert ended.status == 0, ended.err
     with_layer, without = json.loads(ended.out)
@@ -426,6 +427,13 @@ def test_one_process_that_refuses_is_a_refusal_of_all() -> None:
         exchanged("", "seed 2").check_same("settings", "seed 1")
 
 
+def test_a_batch_is_dealt_out_in_equal_shares_or_refused() -> None:
+    check_shares(16, 4, "processes")
+    with pytest.raises(ConfigError, match=r"^batch_size: got 15 for 2 devices; accepted is a multiple of 2\.$"):
+        check_shares(15, 2, "devices")
+
+
+@deep
 @needs_torch
 def test_a_refusal_is_printed_once_and_ends_all_processes(tmp_path: Path, start: Start) -> None:
     words = [
@@ -476,6 +484,7 @@ def test_the_launcher_of_the_other_framework_is_refused(
     assert len(ended.err.splitlines()) == 1
 
 
+@deep
 @needs_torch
 def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tmp_path: Path, start: Start) -> None:
     words = ["-m", "grl", "train", "--backend", "torch", "--task", "moons", "--timeout", 3, "--out", tmp_path / "run"]
