@@ -9,14 +9,15 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import article, compare, compile, memory, op, scale, step
+from benchmarks import article, compare, compile, memory, op, scale, scale_out, step
 from benchmarks.draw import draw
 from benchmarks.forms import Backend, backends
-from benchmarks.machine import describe, find_device
+from benchmarks.machine import count_units, describe, find_device
 from benchmarks.record import Row, load, relate, save
 from benchmarks.settings import Settings, Tell
 from benchmarks.show import tables
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=120)
     try:
-        return _compare(options, console) if options.command == "compare" else _measure(options, console)
+        return {"compare": _compare, "scale-out": _scale_out, "measure": _measure}[options.command](options, console)
     except (OSError, ValueError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
@@ -99,6 +100,29 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     return 1 if worse else 0
 
 
+def _scale_out(options: argparse.Namespace, console: Console) -> int:
+    device = find_device(options.device)
+    machine = describe(device)
+    counts = options.processes or [2**power for power in range(1, 10) if 2**power <= count_units(device)] or [2]
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _progress(console) as progress:
+        bar = progress.add_task("scale-out")
+
+        def tell(done: int, total: int, what: str) -> None:
+            progress.update(bar, completed=done, total=total, description=f"scale-out: {what}")
+
+        rows = scale_out.run(device, counts, options.rounds, tell)
+    for table in scale_out.tables(rows):
+        console.print(table)
+    path = options.out / "scale-out.json"
+    save(path, machine, rows, [])
+    console.print(str(path), soft_wrap=True, markup=False)
+    if options.keep:
+        name = f"scale-out-{device}-{machine['date'][:10]}.json"
+        shutil.copy(path, Path(__file__).parent / "results" / name)
+    return 0
+
+
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -132,9 +156,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=1.1,
         help="exit status 1 if a row got worse by more than this factor (default: 1.1)",
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    several = commands.add_parser(
+        "scale-out", help="time training steps in several processes, and say what more would do, on paper"
     )
+    several.set_defaults(command="scale-out")
+    several.add_argument(
+        "--processes", nargs="+", type=int, metavar="N", help="sizes of the groups (default: 2, 4, … one a core or GPU)"
+    )
+    several.add_argument("--rounds", type=int, default=20, help="samples of ten steps each (default: 20)")
+    _add_common(several)
+    _add_common(parser, device="auto", out=Path("runs/benchmarks"), keep=False)
     parser.add_argument(
         "--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="some of the benchmarks (default: all)"
     )
@@ -145,13 +176,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     effort.add_argument(
         "--smoke", dest="effort", action="store_const", const="smoke", help="seconds; only proves that it runs"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks"), help="the directory (default: runs/benchmarks)"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="copy what is written to benchmarks/results, as DEVICE-DATE, for the README"
-    )
     return parser.parse_args(arguments)
+
+
+def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """The options that may stand before and after a command."""
+
+    def add(name: str, **settings: Any) -> None:
+        parser.add_argument(f"--{name}", default=defaults.get(name, argparse.SUPPRESS), **settings)
+
+    add("device", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
+    add("out", type=Path, help="the directory (default: runs/benchmarks)")
+    add("keep", action="store_true", help="copy what is written to benchmarks/results, as DEVICE-DATE, for the README")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe", "find_device"]
+__all__ = ["count_units", "describe", "find_device"]
 
 _PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "pytorch-revgrad", "torch-gradient-reversal")
 
@@ -20,6 +20,13 @@ def find_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") else "cpu"
+
+
+def count_units(device: str) -> int:
+    """Return how many processes can have a core, or a GPU, of their own."""
+    if device == "cpu":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len((_ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines())
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -21,8 +21,14 @@ _CHOICES = {
     "method": METHODS,
     "optimizer": ("adam", "sgd"),
     "dtype": ("float32", "float64"),
+    "sharding": ("replicated", "fsdp"),
     "on_nan": ("stop", "skip"),
     "on_bad_data": ON_BAD_DATA,
+}
+
+_SMALLEST = {
+    **dict.fromkeys(("steps", "batch_size", "timeout", "log_every", "checkpoint_every"), 1),
+    **dict.fromkeys(("seed", "data_memory"), 0),
 }
 
 
@@ -54,8 +60,11 @@ class Config:
         clip_norm: the largest global norm of a gradient; None: no clipping.
         schedule: λ over the steps: "dann[:GAMMA]", "linear[:START:END]" (0 to 1), "constant[:VALUE]" (1).
         seed: draws the initial weights and the batches; not the data.
-        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ...
+        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ... In JAX a name without a number is all of
+            that kind, which share the batches.
         dtype: "float32" or "float64".
+        sharding: where several processes or devices train: "replicated": each holds the whole model; "fsdp": its share.
+        timeout: seconds that one process of several waits for another.
         log_every: steps from one record of the history to the next.
         checkpoint_every: steps from one checkpoint to the next; None: none but that of a run that is asked to stop.
         on_nan: what to do about a step with a loss that is not finite: "stop", or "skip" its update and go on.
@@ -92,6 +101,8 @@ class Config:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    sharding: str = "replicated"
+    timeout: int = 300
     log_every: int = 50
     checkpoint_every: int | None = None
     on_nan: str = "stop"
@@ -141,8 +152,7 @@ class Config:
         for name in ("task", "data", "schedule", "device", "start"):
             if self._is_given(name) and not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}; accepted is a text.")
-        smallest = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "data_memory": 0}
-        for name, least in smallest.items():
+        for name, least in _SMALLEST.items():
             if self._is_given(name):
                 _check_integer(name, getattr(self, name), least)
         if self.batch_size > _LARGEST_BATCH:

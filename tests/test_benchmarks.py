@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,48 @@ def test_reach_counts_a_seed_once_both_methods_have_run() -> None:
     (row,) = summarise([*runs, run("source-only", 2, 0.1)])
     assert (row["seeds"], row["source_only"], row["dann"]) == (2, pytest.approx(0.55), pytest.approx(0.8))
     assert (row["mean_gain"], row["smallest_gain"]) == (pytest.approx(0.25), pytest.approx(0.1))
+
+
+def test_efficiency_is_the_step_alone_by_the_share_of_each_process() -> None:
+    from benchmarks.record import Row, relate
+    from benchmarks.scale_out import ALONE, EACH, LARGE, SHARED, SMALL, tables
+
+    cost = {"processes": 2, "bytes": 800_000, "messages": 10}
+    times = {ALONE: 40e6, SHARED: 25e6, EACH: 50e6, SMALL: 100e3, LARGE: 900e3}
+    rows = [
+        Row(
+            "scale-out",
+            "torch",
+            form,
+            "ours",
+            "step",
+            "ns",
+            cost,
+            [ns],
+            (ALONE, "step") if form in (SHARED, EACH) else None,
+        )
+        for form, ns in times.items()
+    ]
+    relate(rows)
+    measured, paper = tables(rows)
+    # Alone 40 ms; half of it would be 20, and takes 25; the same for each would be 40, and takes 50.
+    assert list(measured.columns[3].cells) == ["1", "0.80", "0.80"]
+    # An all-reduce of one number is two hops of 50 µs; 0.8 MB take 0.8 ms more, and are sent once: 1 GB/s.
+    assert list(measured.columns[4].cells) == ["", f"{20 / 21.8:.2f}", f"{40 / 41.8:.2f}"]
+    assert next(iter(paper.columns[1].cells)) == "as measured here: 8 Gb/s, 50 µs"
+    assert next(iter(paper.columns[2].cells)) == f"{40 / (40 + 10 * 0.05 * 6 + 1.75 * 0.8):.2f}"
+
+
+@pytest.mark.trains
+@pytest.mark.skipif(not os.environ.get("GRL_DEEP"), reason="GRL_DEEP=1 runs it")
+@needs("torch", "jax", "sklearn", "mlxtend")
+def test_scale_out_times_real_processes_and_writes_what_it_has_found(tmp_path: Path) -> None:
+    from benchmarks.__main__ import main
+    from benchmarks.record import find, load
+
+    assert main(["scale-out", "--device", "cpu", "--processes", "2", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    _, rows = load(tmp_path / "scale-out.json")
+    assert {row.framework for row in rows} == {"torch", "jax"}
+    assert all(len(row.samples) == 1 and row.samples[0] > 0 for row in rows)
+    parameters = 4 * (75 * 32 + 32 + 800 * 48 + 48 + 2 * (32 + 48) + 2 * 768 * 100 + 3 * 100 + 100 * 100 + 1010 + 101)
+    assert find(rows, framework="torch")[0].params["bytes"] == parameters + 4 * 2 * 4 * (32 + 48)

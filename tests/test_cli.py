@@ -85,7 +85,7 @@ def test_a_run_writes_its_five_files_and_nothing_else(backend: str, runs: dict[s
 def test_metrics_have_exactly_the_promised_keys(backend: str, runs: dict[str, tuple[Path, Output]]):
     metrics = json.loads((runs[backend][0] / "metrics.json").read_text())
     assert set(metrics) == {
-        *("backend", "versions", "device", "task", "method", "seed", "steps", "seconds", "source_accuracy"),
+        *("backend", "versions", "device", "devices", "task", "method", "seed", "steps", "seconds", "source_accuracy"),
         *("target_accuracy", "domain_accuracy", "proxy_a_distance", "history", "skipped_data"),
     }
     assert [metrics[name] for name in ("backend", "task", "method", "seed", "steps")] == [

@@ -5,12 +5,16 @@ This module is all that the entry point imports before it knows that typer and r
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from grl.cli.signals import die_at_second_interrupt
+from grl.config import ConfigError
+from grl.processes import ProcessLostError, launched
 
 __all__ = ["main"]
 
@@ -30,9 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `grl`; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if a check found something wrong; 2 for bad use, or a file that cannot be written, after
-        one sentence on stderr; 3 if a loss was not finite; 130 after Ctrl-C; 143 after SIGTERM, once the run is saved.
+        The exit status: 0; 1 if a check found something wrong, or another process of the run is lost; 2 for bad use, or
+        a file that cannot be written, after one sentence on stderr; 3 if a loss was not finite; 130 after Ctrl-C; 143
+        after SIGTERM, once the run is saved. A process of several ends here unless all is well.
     """
+    try:
+        status = _guard(arguments)
+    except BaseException as error:
+        if not _place()[1]:
+            raise
+        traceback.print_exception(error)
+        status = 1
+    if status and _place()[1]:
+        # Not by Python's own end: the frameworks would wait in it for processes that are gone, or wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _guard(arguments: Sequence[str] | None) -> int:
     try:
         missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
         if missing:
@@ -54,6 +75,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
         return _refuse(explain(error))
+    except ProcessLostError as error:  # a RuntimeError too
+        return _refuse(str(error), status=1, by_all=True)
     except FaultError as error:
         return _refuse(str(error), status=3)
     except StoppedError as error:
@@ -80,6 +103,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _refuse(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"grl: {' '.join(message.split())}\n")  # whole, or, after a second Ctrl-C, not at all
+def _refuse(message: str, status: int = 2, by_all: bool = False) -> int:
+    """Print one sentence; of several processes, which all come to it, the first prints it."""
+    if by_all or _place()[0] == 0:
+        sys.stderr.write(f"grl: {' '.join(message.split())}\n")  # whole, or, after a second Ctrl-C, not at all
     return status
+
+
+def _place() -> tuple[int, bool]:
+    """Return this process's index, and whether there are others."""
+    try:
+        _, index, count = launched()
+    except ConfigError:  # it is refused as such where the run begins
+        return 0, False
+    return index, count > 1

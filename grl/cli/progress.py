@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -21,9 +22,9 @@ __all__ = ["Follower", "describe", "make_console"]
 _LINES = 10  # of each run, where there is no terminal
 
 
-def make_console() -> Console:
-    """Return the console of all commands' output: colours and bars only where stdout is a terminal."""
-    return Console(highlight=False, soft_wrap=False)
+def make_console(silent: bool = False) -> Console:
+    """Return the console of all commands' output, or a silent one: colours and bars only where stdout is a terminal."""
+    return Console(highlight=False, soft_wrap=False, file=StringIO() if silent else None)
 
 
 def describe(update: Update) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +18,19 @@ from grl.cli.progress import Follower, make_console
 from grl.cli.signals import termination
 from grl.cli.summary import remarks, summarise
 from grl.config import BACKENDS, METHODS, Config, ConfigError
-from grl.datasets import ON_BAD_DATA, TASKS, Task
-from grl.experiment import FaultError, StoppedError, load_checkpoint, load_data, report_gradients, save, versions
+from grl.datasets import ON_BAD_DATA, TASKS, DataError, Task
+from grl.experiment import (
+    CheckpointError,
+    FaultError,
+    Processes,
+    StoppedError,
+    join,
+    load_checkpoint,
+    load_data,
+    report_gradients,
+    save,
+    versions,
+)
 from grl.experiment import train as run
 from grl.resume import Checkpoint, unfinished
 
@@ -144,11 +155,31 @@ def train(
         ),
     ] = None,
     device: Annotated[
-        str | None, _option("--device", "By the framework's name: cpu, cuda, cuda:1, gpu …", _WHERE, "NAME")
+        str | None,
+        _option(
+            "--device",
+            "By the framework's name: cpu, cuda, cuda:1, gpu … In JAX a name without a number is all of that kind,"
+            " which share the batches; of several PyTorch processes on a machine each takes one.",
+            _WHERE,
+            "NAME",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
         _option("--dtype", "Precision; in float64 the backends agree to 1e-12.", _WHERE, "float32|float64"),
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        _option(
+            "--sharding",
+            "Of several processes or devices, each holds the whole model (replicated; in PyTorch"
+            " DistributedDataParallel) or its share of it (fsdp; fully_shard).",
+            _WHERE,
+            "replicated|fsdp",
+        ),
+    ] = None,
+    timeout: Annotated[
+        int | None, _option("--timeout", "Seconds that one process of several waits for another.", _WHERE, "N")
     ] = None,
     out: Annotated[
         str | None,
@@ -214,57 +245,78 @@ def train(
 
     No target label is used but for the final score, and the score is the last step's.
 
+    Several processes share every batch and train the model that one would; the first alone prints and writes.
+    PyTorch: [bold]torchrun --nproc-per-node N -m grl train …[/bold] JAX: the same command N times, each with
+    JAX_COORDINATOR_ADDRESS (HOST:PORT of the first), JAX_NUM_PROCESSES (N) and JAX_PROCESS_ID (0 to N - 1) in its
+    environment, or by srun. For several machines see docs/scale-out.md.
+
     Example: [bold]grl train --backend jax --task moons --method dann --out runs/moons[/bold]
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "resume")}
-    with termination() as terminated:
-        if resume is None:
-            _start(settings, out, terminated)
-        else:
-            _go_on(resume, settings, out, terminated)
+    config, checkpoint = _begin(settings) if resume is None else _go_on(resume, settings)
+    with join(config) as processes, termination() as terminated:
+        _train(config, checkpoint, resume, resume if out is None else out, processes, terminated)
         if terminated():  # too late to stop anything
             raise typer.Exit(143)
 
 
-def _start(settings: dict[str, Any], out: str | None, terminated: Callable[[], bool]) -> None:
+def _begin(settings: dict[str, Any]) -> tuple[Config, None]:
     task, data = settings.pop("task"), settings["data"]
     if task is not None and data is not None:
         raise ConfigError("--task and --data: got both; accepted is one of them.")
     if task is None:
         task = Config.task if data is None else "data"
-    config = Config.recommended(task, **settings)
-    console = make_console()
-    arrays = _load(config, console)
-    if out is None:
-        out = f"runs/{Path(os.path.abspath(arrays.name)).stem}-{config.method}-{config.backend}-{config.seed}"
+    return Config.recommended(task, **settings), None
+
+
+def _go_on(resume: str, settings: dict[str, Any]) -> tuple[Config, Checkpoint]:
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in sorted(given.keys() - {"backend", "device", "on_nan", "sharding", "timeout"}):
+        option = "init" if name == "start" else name.replace("_", "-")
+        raise ConfigError(
+            f"--resume: got --{option} beside it; accepted is --backend, --device, --sharding, --timeout, --on-nan and"
+            " --out."
+        )
+    checkpoint = load_checkpoint(resume)
+    return replace(checkpoint.config, **given), checkpoint
+
+
+def _train(
+    config: Config,
+    checkpoint: Checkpoint | None,
+    resume: str | None,
+    out: str | None,
+    processes: Processes,
+    terminated: Callable[[], bool],
+) -> None:
+    console = make_console(silent=processes.index > 0)
+    with ExitStack() as opened:
+        with processes.agree(ConfigError, DataError, CheckpointError):
+            arrays = _load(config, console)
+            if out is None:
+                out = f"runs/{Path(os.path.abspath(arrays.name)).stem}-{config.method}-{config.backend}-{config.seed}"
+            folder = Path(out)
+            if processes.index == 0:
+                if checkpoint is None:
+                    _refuse_unfinished(out)
+                folder = opened.enter_context(output_directory(out))
+                _describe_data(console, arrays)
+                if checkpoint is not None:
+                    console.print(_describe(checkpoint, config, resume), soft_wrap=True, markup=False)
+                elif config.method == "dann":
+                    report = report_gradients(config, task=arrays)
+                    last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
+                    console.print(f"{last}: {report}", soft_wrap=True, markup=False)
+        _run(console, config, arrays, folder, checkpoint, terminated, processes)
+
+
+def _refuse_unfinished(out: str) -> None:
     left = unfinished(out)
     if left is not None:
         raise ConfigError(
             f"--out: {out} holds the checkpoint of a run that is not finished, at step {left.step}; accepted is"
             f" --resume {out}, or another directory."
         )
-    with output_directory(out) as folder:
-        _describe_data(console, arrays)
-        if config.method == "dann":
-            report = report_gradients(config, task=arrays)
-            last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
-            console.print(f"{last}: {report}", soft_wrap=True, markup=False)
-        _run(console, config, arrays, folder, None, terminated)
-
-
-def _go_on(resume: str, settings: dict[str, Any], out: str | None, terminated: Callable[[], bool]) -> None:
-    given = {name: value for name, value in settings.items() if value is not None}
-    for name in sorted(given.keys() - {"backend", "device", "on_nan"}):
-        option = "init" if name == "start" else name.replace("_", "-")
-        raise ConfigError(f"--resume: got --{option} beside it; accepted is --backend, --device, --on-nan and --out.")
-    checkpoint = load_checkpoint(resume)
-    config = replace(checkpoint.config, **given)
-    console = make_console()
-    arrays = _load(config, console)
-    console.print(_describe(checkpoint, config, resume), soft_wrap=True, markup=False)
-    with output_directory(resume if out is None else out) as folder:
-        _describe_data(console, arrays)
-        _run(console, config, arrays, folder, checkpoint, terminated)
 
 
 def _load(config: Config, console: Console) -> Task:
@@ -288,7 +340,7 @@ def _describe_data(console: Console, task: Task) -> None:
         console.print(f"Left out: {len(task.skipped)}, the first: {task.skipped[0]}", soft_wrap=True, markup=False)
 
 
-def _describe(checkpoint: Checkpoint, config: Config, folder: str) -> str:
+def _describe(checkpoint: Checkpoint, config: Config, folder: str | None) -> str:
     line = f"Going on from {folder}, at step {checkpoint.done.step} of {config.steps}"
     if config.backend != checkpoint.config.backend:
         return f"{line}, which {checkpoint.config.backend} has come to: {config.backend} rounds otherwise."
@@ -308,18 +360,23 @@ def _run(
     folder: Path,
     checkpoint: Checkpoint | None,
     terminated: Callable[[], bool],
+    processes: Processes,
 ) -> None:
     with Follower(console) as follower:
         follow = follower.run(f"{config.method}, {config.backend}", config.steps)
-        result = run(config, task=arrays, progress=follow, out=folder, resume=checkpoint, stop=terminated)
-        save(result, folder)
+        together: Any = {"task": arrays, "stop": terminated, "processes": processes}
+        result = run(config, progress=follow, out=folder, resume=checkpoint, **together)
+        if processes.index == 0:
+            save(result, folder)
         baseline = None
         if result.after.boundary is not None and config.method == "dann":
             # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
             plain = replace(config, method="source-only", checkpoint_every=None, tensorboard=False)
             follow = follower.run("source-only, to compare", config.steps)
             with suppress(FaultError, StoppedError):
-                baseline = run(plain, task=arrays, progress=follow, stop=terminated)
+                baseline = run(plain, progress=follow, **together)
+    if processes.index > 0:
+        return
     from grl.report import draw_report  # matplotlib and scikit-learn take a second to import
 
     draw_report(result, folder / "report.png", baseline)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 __all__ = ["convolve", "max_pool"]
 
@@ -30,7 +31,7 @@ def convolve(x: Array, kernel: Array, padding: int = 0) -> Array:
         (K, H + 2·padding − side + 1, W + 2·padding − side + 1, N).
     """
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    y: Array = lax.platform_dependent(x, kernel, cpu=_patches_times_kernel, default=_native_convolution)
+    y: Array = lax.platform_dependent(x, kernel, cpu=_on_each_device, default=_native_convolution)
     return y
 
 
@@ -77,6 +78,19 @@ _max_of_blocks.defvjp(_forward, _backward)
 def _split(x: Array) -> Array:
     channels, height, width, count = x.shape
     return x.reshape(channels, height // 2, 2, width // 2, 2, count)
+
+
+def _on_each_device(x: Array, kernel: Array) -> Array:
+    """Where images are spread over an axis "batch" of the mesh, each device takes its own.
+
+    Left to itself, XLA gathers the patches of all images on every device, since N is merged with rows and columns; kept
+    apart, it would be spared that and take a third longer on one device.
+    """
+    if "batch" not in jax.sharding.get_abstract_mesh().axis_names:
+        return _patches_times_kernel(x, kernel)
+    images = PartitionSpec(None, None, None, "batch")
+    y: Array = jax.shard_map(_patches_times_kernel, in_specs=(images, PartitionSpec()), out_specs=images)(x, kernel)
+    return y
 
 
 def _patches_times_kernel(x: Array, kernel: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from grl.architecture import Architecture, Weights
 from grl.jax_impl.dann import DANN, MLP, ConvNet
+from grl.jax_impl.distributed import find_devices, make_mesh, place, spread
 from grl.parity import DomainGradientReport, domain_gradient_report
+from grl.processes import ALONE, Processes, check_shares
 
 if TYPE_CHECKING:
     from grl.experiment import Config
@@ -42,13 +46,20 @@ class Trainer:
         architecture: the network.
         config: the run's settings; device, dtype, method and the optimiser's are read.
         weights: the initial weights, by their PyTorch names.
+        processes: those that train together, which then call every method together.
 
     Raises:
         LookupError: there is no such device.
+        ConfigError: the batch cannot be dealt out to the devices, or a device to the processes.
     """
 
-    def __init__(self, architecture: Architecture, config: Config, weights: Weights) -> None:
-        self.device = _find_device(config.device)
+    def __init__(
+        self, architecture: Architecture, config: Config, weights: Weights, processes: Processes = ALONE
+    ) -> None:
+        self.mesh = make_mesh(find_devices(config.device, processes))
+        self.processes, self.devices = processes, self.mesh.size
+        check_shares(config.batch_size, self.devices, "devices")
+        self.sharding = config.sharding
         self.dtype = np.dtype(config.dtype)
         self.adapts = config.method == "dann"
         self.model = nnx.eval_shape(lambda: _build(architecture))
@@ -56,45 +67,55 @@ class Trainer:
         self._moments = ("trace",) if config.optimizer == "sgd" else ("mu", "nu")
         with self._precision():
             states: Any = nnx.split(self.model, nnx.Param, ...)
-            params, statistics = states[1:]
-            params, statistics = self._fill(params, weights), self._fill(statistics, weights)
-            self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
-            self.model.train()  # type: ignore[no-untyped-call]
-            self._graph = nnx.graphdef(self.model)
-            self._finite = jnp.array(True)
-            # The state is not donated: `mark` holds it for the case that these steps have to be undone.
-            self._run = jax.jit(partial(_steps, partial(_step, self._graph, self.optimizer, self.adapts)))
-            self.model.eval()  # type: ignore[no-untyped-call]
-            self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)))
+            params, statistics = (self._fill(state, weights) for state in states[1:])
+            self._state = self._spread((params, statistics, self.optimizer.init(params)))
+        self.model.train()  # type: ignore[no-untyped-call]
+        self._graph = nnx.graphdef(self.model)
+        self._finite = jnp.array(True)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._state), whole, whole
+        # The state is not donated: `mark` holds it for the case that these steps have to be undone.
+        step = partial(_step, self._graph, self.optimizer, self.adapts)
+        self._run = jax.jit(partial(_steps, step), out_shardings=shardings)
+        self.model.eval()  # type: ignore[no-untyped-call]
+        self._predict = jax.jit(partial(_predict, nnx.graphdef(self.model)), out_shardings=whole)
+        self._gather = jax.jit(lambda state: state, out_shardings=whole)
 
     def run(self, x: Array, y: Array, x_target: Array, coeffs: Array, rates: Array) -> tuple[Array, Array, Array]:
         """Train for k steps.
 
         Args:
-            x: (k, B, ...) labelled inputs.
+            x: (k, B, ...) labelled inputs: of several processes, each gives its part of every batch.
             y: (k, B) their labels.
             x_target: (k, B, ...) target inputs; not looked at unless the method is "dann".
             coeffs: (k,) λ of each step.
             rates: (k, 2) learning rates of the feature extractor and of the classifiers.
 
         Returns:
-            label loss, domain loss (NaN without adaptation) and accuracy on `x`, each (k,), before each update.
+            label loss, domain loss (NaN without adaptation) and accuracy over the whole batch, each (k,), before each
+            update.
         """
-        with self._precision():
-            floats = [self._array(array) for array in (x, x_target, coeffs, rates)]
-            labels = jax.device_put(y.astype(np.int32), self.device)
+        with self._precision(), self._on_mesh():
+            labels = place(y.astype(np.int32), self.mesh, axis=1)
+            floats = [self._place(x, axis=1), self._place(x_target, axis=1), self._place(coeffs), self._place(rates)]
             self._state, records, self._finite = self._run(self._state, (labels, *floats))
             label_loss, domain_loss, accuracy = np.asarray(records)
         return label_loss, domain_loss, accuracy
 
     def report_gradients(self, x: Array, y: Array, x_target: Array, coeff: float) -> DomainGradientReport:
         """Return whether the reversal works in this model, with λ = coeff, on one batch; changes nothing."""
-        params, statistics, _ = self._state
         with self._precision():
-            labels = jax.device_put(y.astype(np.int32), self.device)
+            first = self.mesh.devices[0]
+            labels = jax.device_put(y.astype(np.int32), first)
+            params, statistics, _ = jax.device_put(self._state, first)
             return domain_gradient_report(
                 nnx.merge(self._graph, params, statistics, copy=True),
-                (self._array(x), labels, self._array(x_target), coeff),
+                (
+                    jax.device_put(x.astype(self.dtype), first),
+                    labels,
+                    jax.device_put(x_target.astype(self.dtype), first),
+                    coeff,
+                ),
                 label_loss=lambda model, batch: _losses(model, self.adapts, *batch)[0],
                 domain_loss=lambda model, batch: _losses(model, self.adapts, *batch)[1],
                 features="backbone",
@@ -104,29 +125,34 @@ class Trainer:
     def predict(self, x: Array) -> tuple[Array, Array, Array]:
         """Return features (N, D), class logits (N, num_classes) and domain logits (N,) in evaluation mode."""
         params, statistics, _ = self._state
+        size = _EVALUATION_BATCH + -_EVALUATION_BATCH % self.devices  # always the same: compiled once
+        part = self.processes.part(size)
         parts = []
-        for start in range(0, len(x), _EVALUATION_BATCH):
-            batch = x[start : start + _EVALUATION_BATCH]
-            filled = np.concatenate([batch, np.zeros((_EVALUATION_BATCH - len(batch), *x.shape[1:]), x.dtype)])
-            with self._precision():  # always the same size: compiled once
-                outputs = self._predict(params, statistics, self._array(filled))
+        for start in range(0, len(x), size):
+            batch = x[start : start + size]
+            filled = np.concatenate([batch, np.zeros((size - len(batch), *x.shape[1:]), x.dtype)])
+            with self._precision(), self._on_mesh():
+                outputs = self._predict(params, statistics, self._place(filled[part], axis=0))
                 parts.append([np.asarray(output)[: len(batch)] for output in outputs])
         features, class_logits, domain_logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return features, class_logits, domain_logits
 
     def weights(self) -> Weights:
         """Return the weights as they are now, by their PyTorch names, each a contiguous copy."""
-        params, statistics, _ = self._state
+        with self._precision():
+            params, statistics = self._gather(self._state[:2])
         return _named(params) | _named(statistics)
 
     def state(self) -> Weights:
         """Return copies of all that a step changes: `model/NAME`, the moments, as `exp_avg/NAME`, and Adam's `step`."""
         state = {f"model/{name}": array for name, array in self.weights().items()}
+        with self._precision():
+            optimizer_state = self._gather(self._state[2])
         for kind in self._moments:
-            moment = optax.tree_utils.tree_get(self._state[2], kind)
+            moment = optax.tree_utils.tree_get(optimizer_state, kind)
             state |= {f"{_TORCH_MOMENTS[kind]}/{name}": array for name, array in _named(moment).items()}
         if "mu" in self._moments:
-            state["step"] = np.array(optax.tree_utils.tree_get(self._state[2], "count"), np.int64)
+            state["step"] = np.array(optax.tree_utils.tree_get(optimizer_state, "count"), np.int64)
         return state
 
     def load_state(self, state: Weights) -> None:
@@ -142,10 +168,9 @@ class Trainer:
         with self._precision():
             moments = {kind: fill(params, _TORCH_MOMENTS[kind]) for kind in self._moments}
             if "mu" in moments:
-                moments["count"] = jnp.asarray(state["step"], jnp.int32)
+                moments["count"] = np.asarray(state["step"], np.int32)
             optimizer_state = optax.tree_utils.tree_set(optimizer_state, **moments)
-            state_now = fill(params, "model"), fill(statistics, "model"), optimizer_state
-            self._state = jax.device_put(state_now, self.device)
+            self._state = self._spread((fill(params, "model"), fill(statistics, "model"), optimizer_state))
 
     def mark(self) -> Any:
         """Return what `rewind` takes: all that a step changes, on the device."""
@@ -157,17 +182,22 @@ class Trainer:
 
     def is_finite(self) -> bool:
         """Return whether all weights and statistics are finite."""
-        return bool(self._finite)
+        return bool(np.asarray(self._finite))
+
+    def _spread(self, state: Any) -> Any:
+        return jax.tree.map(lambda leaf: spread(np.asarray(leaf), self.mesh, self.sharding), state)
 
     def _fill(self, state: Any, weights: Weights) -> Any:
-        def leaf(path: Any, abstract: Any) -> jax.Array:
-            return self._array(_transpose(weights[_torch_name(path)], inverse=True))
+        def leaf(path: Any, abstract: Any) -> Array:
+            return _transpose(weights[_torch_name(path)], inverse=True).astype(self.dtype)
 
         return jax.tree_util.tree_map_with_path(leaf, state)
 
-    def _array(self, array: Array) -> jax.Array:
-        placed: jax.Array = jax.device_put(array.astype(self.dtype), self.device)
-        return placed
+    def _place(self, array: Array, axis: int | None = None) -> jax.Array:
+        return place(array.astype(self.dtype), self.mesh, axis)
+
+    def _on_mesh(self) -> Any:
+        return jax.set_mesh(self.mesh) if self.devices > 1 else nullcontext()
 
     def _precision(self) -> Any:
         return jax.enable_x64(self.dtype == np.float64)
@@ -210,8 +240,8 @@ def _losses(
     if not adapts:
         return label_loss, jnp.full_like(label_loss, jnp.nan), class_logits
     _, target_logits = model(x_target, coeff)  # on its own: batch norm sees one domain at a time
-    logits = jnp.concatenate([source_logits, target_logits])
-    domains = jnp.concatenate([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
+    logits = jnp.stack([source_logits, target_logits])  # one after the other, they would change places between devices
+    domains = jnp.stack([jnp.zeros_like(source_logits), jnp.ones_like(target_logits)])
     return label_loss, optax.sigmoid_binary_cross_entropy(logits, domains).mean(), class_logits
 
 
@@ -245,16 +275,6 @@ def _build_optimizer(config: Config) -> optax.GradientTransformation:
     if config.clip_norm is None:
         return rule
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
-
-
-def _find_device(name: str) -> jax.Device:
-    devices = dict.fromkeys([*jax.devices(), *jax.devices("cpu")])
-    present = {f"{device.platform}:{device.id}": device for device in devices}
-    kind, _, index = name.partition(":")
-    device = f"{'gpu' if kind == 'cuda' else kind}:{index or 0}"
-    if device not in present:
-        raise LookupError(f"no such device for JAX here: {name!r}; present: {', '.join(present)}")
-    return present[device]
 
 
 _TORCH_MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}

@@ -1,0 +1,206 @@
+"""PyTorch over several processes: how they join, what is shared among them, and batch norm over the whole batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from grl.config import Config, ConfigError
+from grl.processes import Processes, ProcessLostError
+
+__all__ = ["fill", "find_device", "full", "gather", "join", "local", "mean", "spread"]
+
+_NEW = "forward_sync_buffers"  # from PyTorch 2.13 on, which warns of the old name
+_SYNC_BUFFERS = _NEW if _NEW in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+
+
+@contextmanager
+def join(config: Config) -> Iterator[Processes]:
+    """Join the processes that torchrun has started: over gloo on CPUs, over the accelerator's own library (NCCL) there.
+
+    Args:
+        config: the run's settings; device and timeout are read.
+
+    Yields:
+        The processes.
+
+    Raises:
+        ProcessLostError: another process does not come, ends, or keeps this one waiting, and in the block a collective
+            has failed for it. End the process by `os._exit` then: PyTorch's own end may wait for the lost one.
+    """
+    kind = _kind(config.device)
+    backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    index, count = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout))
+        yield Processes(dist.get_rank(), dist.get_world_size(), _exchange)
+    except ConfigError:  # a refusal of all
+        dist.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
+        raise ProcessLostError(
+            f"process {index} of {count}: another one has ended, or was waited for in vain for {config.timeout} s"
+            f" (--timeout): {str(error).splitlines()[0]}"
+        ) from error
+    dist.destroy_process_group()
+
+
+def find_device(name: str, processes: Processes) -> torch.device:
+    """Return the device of this process: of several on one machine, each takes an accelerator of its own.
+
+    Args:
+        name: the framework's name of it: "cpu", "cuda", "cuda:1"; "gpu" is "cuda".
+        processes: the run's.
+
+    Raises:
+        LookupError: there is no such device.
+        ConfigError: one accelerator for several processes.
+    """
+    present = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and torch.accelerator.is_available():
+        present += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+    _, _, index = name.partition(":")
+    if processes.count > 1 and index:
+        raise ConfigError(
+            f"device: got {name!r} for {processes.count} processes; accepted is the name without a number."
+        )
+    if processes.count > 1 and _kind(name) != "cpu":
+        index = os.environ.get("LOCAL_RANK", "0")
+    device = f"{_kind(name)}:{index or 0}"
+    if device not in ("cpu:0", *present):
+        raise LookupError(f"no such device for PyTorch here: {name!r}; present: {', '.join(present)}")
+    return torch.device("cpu" if device == "cpu:0" else device)
+
+
+def spread(objective: nn.Module, parts: list[nn.Module], sharding: str) -> nn.Module:
+    """Return a module for this process's part of a batch, whose gradients are those of the whole batch.
+
+    Args:
+        objective: from this process's samples to the mean of their losses.
+        parts: the modules in it that hold the parameters.
+        sharding: "replicated": each process holds all parameters (DistributedDataParallel); "fsdp": each holds its
+            share, and gathers a part of the network when it is computed (`fully_shard`).
+
+    Returns:
+        What takes the objective's place; the parameters may be others (DTensors) than before.
+    """
+    for part in parts:
+        _normalise_over_all(part)
+    if sharding == "fsdp":
+        device = next(parts[0].parameters()).device
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        for part in parts:  # each a root of its own, as `predict` calls them one by one
+            part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP cuts no other
+            fully_shard(part, mesh=mesh)
+        return objective
+    # No broadcast: all have drawn the same weights, and batch norm's statistics are those of all samples. So none waits
+    # here for one that has refused.
+    settings: dict[str, Any] = {_SYNC_BUFFERS: False, "init_sync": False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(objective, **settings)
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes; its gradient is the mean of theirs."""
+    result: Tensor = _Mean.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return the rows of all processes, one process after the other; each has as many."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is in one process; of a sharded one, which all ask for, the whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(tensor: Tensor, whole: Tensor) -> None:
+    """Give a tensor the values of one that all processes have whole; of a sharded one each takes its share."""
+    if isinstance(tensor, DTensor):
+        whole = distribute_tensor(
+            whole.to(tensor.device, tensor.dtype), tensor.device_mesh, tensor.placements, src_data_rank=None
+        )
+    tensor.copy_(whole)
+
+
+def _kind(device: str) -> str:
+    kind = device.partition(":")[0]
+    return "cuda" if kind == "gpu" else kind
+
+
+def _exchange(text: str) -> list[str]:
+    texts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return texts
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return mean(gradient)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch norm by the statistics of all processes' samples.
+
+    `nn.SyncBatchNorm` does it on accelerators alone. This one runs everywhere, so that what is tested on a CPU is what
+    trains on GPUs, and takes one all-reduce of 2·C numbers in each direction.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        # About the running mean, which is the same in all: squares of x itself would lose what a large mean covers.
+        x = x - self.running_mean[:, None, None]
+        first, second = mean(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
+        var = (second - first.square()).clamp(min=0)
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * dist.get_world_size()
+            self.running_mean += self.momentum * first
+            self.running_var += self.momentum * (var * (count / max(count - 1, 1)) - self.running_var)
+        factor = self.weight / torch.sqrt(var + self.eps)
+        y: Tensor = x * factor[:, None, None] + (self.bias - first * factor)[:, None, None]
+        return y
+
+
+def _normalise_over_all(module: nn.Module) -> None:
+    """Replace every `nn.BatchNorm2d` in a module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = _BatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        else:
+            _normalise_over_all(child)

@@ -1,0 +1,523 @@
+"""Several processes or devices train the model that one would; and what they do when one of them refuses, or dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+
+from grl.checkpoint import load_weights
+from grl.config import Config, ConfigError
+from grl.experiment import Result, train
+from grl.processes import Processes, check_shares, launched
+
+from forms import HAS_FLAX, HAS_TORCH
+
+pytestmark = pytest.mark.trains
+
+ROOT = Path(__file__).parent.parent
+DEEP = bool(os.environ.get("GRL_DEEP"))
+LONGEST = 200  # seconds of a process: a busy machine takes long to import a framework
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+needs_jax = pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
+deep = pytest.mark.skipif(not DEEP, reason="GRL_DEEP=1 runs it")
+
+Start = Callable[..., list[subprocess.Popen[str]]]
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the same words once for each environment; whatever is still alive at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def starting(words: Sequence[Any], environments: Sequence[dict[str, str]]) -> list[subprocess.Popen[str]]:
+        for environment in environments:
+            surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+            process = subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                env=surroundings | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            started.append(process)
+        return started[-len(environments) :]
+
+    yield starting
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def end(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
+    ended = []
+    for process in processes:
+        out, err = process.communicate(timeout=LONGEST)
+        ended.append(Ended(process.returncode, out, err))
+    return ended
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def torch_environments(count: int) -> list[dict[str, str]]:
+    """What torchrun sets, without the seconds of a launcher."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    return [{**common, "RANK": str(index), "LOCAL_RANK": str(index)} for index in range(count)]
+
+
+def jax_environments(count: int) -> list[dict[str, str]]:
+    common = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
+    return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
+
+
+def slurm_environments(count: int) -> list[dict[str, str]]:
+    common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
+    common |= {"SLURM_STEP_NUM_TASKS": str(count), "JAX_COORDINATOR_PORT": str(free_port())}
+    return [{**common, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)} for index in range(count)]
+
+
+def devices(count: int) -> dict[str, str]:
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Noise in three shades, one for each class: batch norm and convolutions have something to learn."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    source = generator.normal(labels[:, None, None, None], 1.0, (48, 3, 8, 8))
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, x_source=source, y_source=labels, x_target=generator.normal(2.0, 2.0, (40, 3, 8, 8)))
+    return str(path)
+
+
+MOONS = Config.recommended("moons", steps=50, dtype="float64", log_every=1, device="cpu")
+
+
+def experiments(backend: str, images: str, **settings: Any) -> dict[str, Config]:
+    """Adam on vectors, SGD with clipping on images, and images without adaptation: a part that gets no gradient."""
+    pictures = Config.recommended(
+        "data", data=images, batch_size=16, optimizer="sgd", learning_rate=1e-2, clip_norm=0.5, steps=50, log_every=1,
+        dtype="float64", channels=(4, 8), label_hidden=(), domain_hidden=(8,),
+    )  # fmt: skip
+    plain = replace(pictures, method="source-only", steps=10, clip_norm=None)
+    named = {"moons": MOONS, "images": pictures, "plain": plain}
+    return {name: replace(config, backend=backend, **settings) for name, config in named.items()}
+
+
+@lru_cache
+def alone(config: Config) -> Result:
+    return train(config)
+
+
+def check_equal(configs: Sequence[Config], folder: Path, count: int) -> None:
+    """What the processes have written is what this one computes alone."""
+    for number, config in enumerate(configs):
+        expected = alone(replace(config, device="cpu:0", sharding="replicated"))
+        expected_losses = [(record["label_loss"], record["domain_loss"]) for record in expected.metrics["history"]]
+        for index in range(count):
+            with np.load(folder / f"{number}-{index}.npz") as found:
+                losses = found["losses"]
+                np.testing.assert_allclose(losses, np.array(expected_losses, np.float64), rtol=1e-9, atol=0)
+                for name, array in expected.weights.items():
+                    np.testing.assert_allclose(found[name], array, rtol=1e-8, atol=1e-11, err_msg=name)
+            metrics = json.loads((folder / f"{number}-{index}.json").read_text())
+            for name in ("source_accuracy", "target_accuracy", "domain_accuracy"):
+                assert metrics[name] == expected.metrics[name], name
+            assert metrics["count"] == count
+
+
+def words_of(configs: Sequence[Config], folder: Path) -> list[str]:
+    return [str(ROOT / "tests" / "one_of_several.py"), json.dumps([asdict(config) for config in configs]), str(folder)]
+
+
+# The same losses.
+
+
+@needs_torch
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=deep)])
+def test_torch_processes_train_the_model_of_one(
+    count: int, sharding: str, images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = [*experiments("torch", images, sharding=sharding).values()]
+    for ended in end(start(words_of(configs, tmp_path), torch_environments(count))):
+        assert ended.status == 0, ended.err
+        assert "Warning" not in ended.err
+    check_equal(configs, tmp_path, count)
+
+
+# Compiling is what takes long in JAX: each of the default runs has one task.
+ALL = ("moons", "images", "plain")
+
+
+@needs_jax
+@pytest.mark.parametrize(("count", "sharding", "names"), [
+    (2, "replicated", ["images"]),
+    (8, "fsdp", ["moons"]),
+    *(pytest.param(n, sharding, ALL, marks=deep) for n in (1, 2, 4, 8) for sharding in ("replicated", "fsdp")),
+])  # fmt: skip
+def test_jax_devices_train_the_model_of_one(
+    count: int, sharding: str, names: Sequence[str], images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = [experiments("jax", images, sharding=sharding)[name] for name in names]
+    (ended,) = end(start(words_of(configs, tmp_path), [devices(count)]))
+    assert ended.status == 0, ended.err
+    check_equal(configs, tmp_path, count=1)
+    assert json.loads((tmp_path / "0-0.json").read_text())["devices"] == count
+
+
+@needs_jax
+@pytest.mark.parametrize(("each", "sharding", "names", "environments"), [
+    (1, "fsdp", ["images"], slurm_environments),
+    *(
+        pytest.param(each, sharding, ALL, jax_environments, marks=deep)
+        for each in (1, 2) for sharding in ("replicated", "fsdp")
+    ),
+])  # fmt: skip
+def test_jax_processes_train_the_model_of_one(
+    each: int, sharding: str, names: Sequence[str], environments: Any, images: str, tmp_path: Path, start: Start
+) -> None:
+    configs = [experiments("jax", images, sharding=sharding)[name] for name in names]
+    surroundings = [environment | devices(each) for environment in environments(2)]
+    for ended in end(start(words_of(configs, tmp_path), surroundings)):
+        assert ended.status == 0, ended.err
+    check_equal(configs, tmp_path, count=2)
+
+
+# What travels between them.
+
+
+_DTENSOR = """
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+import in_torch
+mesh = init_device_mesh("cpu", (2,))
+whole = torch.arange(32.0, dtype=torch.float64).reshape(8, 4)
+for name, reverse in in_torch.FORMS.items():
+    for placement in (Shard(0), Shard(1), Replicate()):
+        x = distribute_tensor(whole, mesh, [placement]).requires_grad_()
+        with CommDebugMode() as counted:
+            y = reverse(x, 0.5)
+            y.backward(x.detach())
+        gradient = x.grad
+        assert counted.get_total_counts() == 0, (name, placement, counted.get_comm_counts())
+        assert y.placements == gradient.placements == (placement,), name
+        assert torch.equal(gradient.full_tensor(), -0.5 * whole), name
+with CommDebugMode() as counted:
+    distribute_tensor(whole, mesh, [Shard(0)]).full_tensor()
+assert counted.get_total_counts() > 0, "the instrument sees a collective where there is one"
+torch.distributed.destroy_process_group()
+"""
+
+
+@needs_torch
+def test_the_layer_on_dtensors_adds_no_collective(start: Start) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    for ended in end(start(["-c", _DTENSOR], [one | {"PYTHONPATH": path} for one in torch_environments(2)])):
+        assert ended.status == 0, ended.err
+
+
+_STEP = """
+import json, re, sys
+from unittest.mock import patch
+import numpy as np
+import grl.jax_impl.dann
+from grl.config import Config
+from grl.experiment import batches, build_trainer, load_data
+config = Config(**json.loads(sys.argv[1]))
+task = load_data(config)
+x, y, x_target = next(batches(task, config))
+
+def collectives():
+    trainer = build_trainer(task, config)
+    with trainer._on_mesh(), trainer._precision():
+        images = [trainer._place(array[None], axis=1) for array in (x, x_target)]
+        batch = (y[None].astype(np.int32), *images, np.ones(1), np.ones((1, 2)))
+        text = trainer._run.lower(trainer._state, batch).compile().as_text()
+    return re.findall(r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\\(", text)
+
+with_layer = collectives()
+with patch.object(grl.jax_impl.dann, "gradient_reversal", lambda x, coeff: x):
+    without = collectives()
+print(json.dumps([sorted(with_layer), sorted(without)]))
+"""
+
+
+@needs_jax
+def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_had_not(
+    images: str, start: Start
+) -> None:
+    config = experiments("jax", images)["images"]
+    (ended,) = end(start(["-c", _STEP, json.dumps(asdict(config))], [devices(2)]))
+    assert ended.status == 0, ended.err
+    with_layer, without = json.loads(ended.out)
+    assert with_layer == without
+    assert set(with_layer) == {"all-reduce"}, "of gradients, statistics and losses; no samples are gathered"
+
+
+# The command line.
+
+
+SHORT = "--steps 50 --dtype float64 --log-every 1"
+
+
+def check_run(folder: Path, backend: str, outputs: str) -> None:
+    """One process wrote the files, and printed what one prints; the weights are those of a process alone."""
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "metrics.json", "model.safetensors", "report.png")
+    }
+    assert outputs.count(f"dann, {backend}: step 50/50") == 1
+    assert outputs.count("at the last step") == 1
+    expected = alone(replace(MOONS, backend=backend, device="cpu:0"))
+    for name, array in load_weights(folder / "model.safetensors").items():
+        np.testing.assert_allclose(array, expected.weights[name], rtol=1e-8, atol=1e-11, err_msg=name)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["target_accuracy"] == expected.metrics["target_accuracy"]
+    assert metrics["devices"] == 2
+
+
+GUIDE = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def in_shell(script: str, start: Start, out: Path, options: str = "", **environment: str) -> Ended:
+    """Run lines of the guide as they are, but for the programs' places, a free port, and what keeps a run short."""
+    script = script.replace("torchrun ", f"{sys.executable} -m torch.distributed.run ")
+    script = re.sub(r"(?<!-m )grl train|python -m grl train", f"{sys.executable} -m grl train", script)
+    script = re.sub(r"(localhost:|PORT:-)\d+", rf"\g<1>{free_port()}", script)
+    script = script.replace("--task moons", f"--task moons {SHORT} {options} --out {out}")
+    (ended,) = end(
+        start(
+            ["-c", "import os, sys; os.execvp('bash', ['bash', '-ec', *sys.argv[1:]])", script, "bash"], [environment]
+        )
+    )
+    return ended
+
+
+@needs_torch
+def test_the_guides_torchrun_trains_one_model_and_writes_one_run(tmp_path: Path, start: Start) -> None:
+    assert BLOCKS[0].startswith("torchrun --standalone --nproc-per-node 2 -m grl train")
+    ended = in_shell(BLOCKS[0], start, tmp_path / "run")
+    assert ended.status == 0, ended.err
+    assert ended.err == ""
+    check_run(tmp_path / "run", "torch", ended.out)
+
+
+@needs_jax
+def test_the_guides_jax_processes_train_one_model_and_write_one_run(tmp_path: Path, start: Start) -> None:
+    assert "JAX_PROCESS_ID=1 grl train" in BLOCKS[1]
+    ended = in_shell(BLOCKS[1], start, tmp_path / "run")
+    assert ended.status == 0, ended.err
+    check_run(tmp_path / "run", "jax", ended.out)
+
+
+# What a cluster has: srun starts a task for each of SLURM_NTASKS, and scontrol names the nodes.
+_SRUN = """#!/bin/bash
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_NODELIST=localhost "$@" &
+    tasks+=($!)
+done
+for task in "${tasks[@]}"; do wait "$task" || exit; done
+"""
+
+
+@deep
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
+def test_the_guides_slurm_script_trains_one_model(backend: str, tmp_path: Path, start: Start) -> None:
+    assert f"sbatch docs/slurm/{backend}.sh" in GUIDE
+    for name, content in (("srun", _SRUN), ("scontrol", "#!/bin/bash\necho localhost\n")):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / "docs" / "slurm" / f"{backend}.sh").read_text().replace('"$@"', "--task moons")
+    surroundings = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "localhost",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    ended = in_shell(script, start, tmp_path / "run", "--device cpu", **surroundings)
+    assert ended.status == 0, ended.err
+    check_run(tmp_path / "run", backend, ended.out)
+
+
+# Refusals.
+
+
+def test_of_several_processes_each_has_its_part() -> None:
+    assert [Processes(index, 4).part(12) for index in range(4)] == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("torch", 1, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (None, 0, 1)),
+        ({"JAX_PROCESS_ID": "3", "JAX_NUM_PROCESSES": "4"}, ("jax", 3, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (None, 0, 1)),  # a batch script, before srun
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, ("jax", 2, 4)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "RANK": "5", "WORLD_SIZE": "8"}, ("torch", 5, 8)),
+    ],
+)
+def test_the_launcher_is_known_by_its_variables(
+    environment: dict[str, str], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == expected
+
+
+def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="RANK in the environment: got 'first'; accepted is an integer"):
+        launched()
+
+
+def test_one_process_that_refuses_is_a_refusal_of_all() -> None:
+    def exchanged(*texts: str) -> Processes:
+        return Processes(0, len(texts), exchange=lambda text: [text, *texts[1:]])
+
+    with (
+        pytest.raises(ConfigError, match=r"^no such file \(in process 1 of 2\)\.$"),
+        exchanged("", "no such file.").agree(),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"^no such file\.$"), exchanged("", "no such file.").agree(ConfigError):
+        raise ConfigError("no such file.")
+    with pytest.raises(ConfigError, match="settings: process 1 of 2 has others than process 0"):
+        exchanged("", "seed 2").check_same("settings", "seed 1")
+
+
+def test_a_batch_is_dealt_out_in_equal_shares_or_refused() -> None:
+    check_shares(16, 4, "processes")
+    with pytest.raises(ConfigError, match=r"^batch_size: got 15 for 2 devices; accepted is a multiple of 2\.$"):
+        check_shares(15, 2, "devices")
+
+
+@deep
+@needs_torch
+def test_a_refusal_is_printed_once_and_ends_all_processes(tmp_path: Path, start: Start) -> None:
+    words = [
+        "-m",
+        "grl",
+        "train",
+        "--backend",
+        "torch",
+        "--task",
+        "moons",
+        "--batch-size",
+        15,
+        "--out",
+        tmp_path / "run",
+    ]
+    first, second = end(start(words, torch_environments(2)))
+    assert (first.status, second.status) == (2, 2)
+    assert first.err == "grl: --batch-size: got 15 for 2 processes; accepted is a multiple of 2.\n"
+    assert second.err == second.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@needs_torch
+@pytest.mark.parametrize("sharding", ["replicated", pytest.param("fsdp", marks=deep)])
+def test_a_file_that_one_process_alone_lacks_ends_all_with_its_name(
+    sharding: str, images: str, tmp_path: Path, start: Start
+) -> None:
+    """In building its trainer, too, a process waits for no other: one may have refused."""
+    words = ["-m", "grl", "train", "--backend", "torch", "--sharding", sharding, "--out", tmp_path / "run", "--data"]
+    environments = torch_environments(2)
+    processes = [*start([*words, images], environments[:1]), *start([*words, tmp_path / "none.npz"], environments[1:])]
+    first, second = end(processes)
+    assert (first.status, second.status) == (2, 2)
+    assert "none.npz: cannot be read: No such file or directory (in process 1 of 2)." in first.err
+    assert second.err == ""
+
+
+@pytest.mark.parametrize(
+    ("backend", "environment"), [("jax", {"RANK": "0", "WORLD_SIZE": "2"}), ("torch", jax_environments(2)[0])]
+)
+def test_the_launcher_of_the_other_framework_is_refused(
+    backend: str, environment: dict[str, str], tmp_path: Path, start: Start
+) -> None:
+    words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--out", tmp_path / "run"]
+    (ended,) = end(start(words, [environment]))
+    assert ended.status == 2
+    assert f"--backend: got {backend!r} in one of 2 processes that are started for" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+@deep
+@needs_torch
+def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tmp_path: Path, start: Start) -> None:
+    words = ["-m", "grl", "train", "--backend", "torch", "--task", "moons", "--timeout", 3, "--out", tmp_path / "run"]
+    (ended,) = end(start(words, torch_environments(2)[:1]))
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1].startswith(
+        "grl: process 0 of 2: another one has ended, or was waited for in vain"
+    )
+
+
+# A process that dies.
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=deep)])
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=deep)])
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
+def test_when_one_is_lost_in_mid_step_the_other_ends_with_a_message(
+    backend: str, killed: int, sent: signal.Signals, tmp_path: Path, start: Start
+) -> None:
+    words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--steps", 10**6, "--timeout", 20]
+    environments = torch_environments(2) if backend == "torch" else jax_environments(2)
+    processes = start([*words, "--out", tmp_path / "run"], environments)
+    output = processes[0].stdout
+    assert output is not None
+    while f"dann, {backend}: step 10/" not in (line := output.readline()):
+        assert line, "it has ended before its first steps"
+    processes[killed].send_signal(sent)
+    died = time.monotonic()
+    (ended,) = end([processes[1 - killed]])
+    assert time.monotonic() - died < 20 + 40, "the timeout, and what a busy machine takes"
+    # JAX ends a process itself, by SIGABRT and in words of its own, once its coordinator misses another or is gone.
+    by_jax = backend == "jax" and (killed == 0 or sent == signal.SIGSTOP)
+    assert ended.status in ((1, -signal.SIGABRT) if by_jax else (1,)), ended.err
+    assert "another one has ended" in ended.err or "another task died" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
