@@ -301,7 +301,7 @@ SHORT = "--steps 50 --dtype float64 --log-every 1"
 def check_run(folder: Path, backend: str, outputs: str) -> None:
     """One process wrote the files, and printed what one prints; the weights are those of a process alone."""
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "metrics.json", "model.safetensors", "report.png")
+        *("config.json", "metrics.json", "metrics.jsonl", "model.safetensors", "report.png")
     }
     assert outputs.count(f"dann, {backend}: step 50/50") == 1
     assert outputs.count("at the last step") == 1
