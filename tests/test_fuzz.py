@@ -23,6 +23,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("PIL")
 pytest.importorskip("safetensors")
+pytest.importorskip("sklearn")
 
 from numpy.random import Generator
 
@@ -99,10 +100,10 @@ KINDS = {
     "shards": Kind(1000, of_layout(write_shards, shards=2), "*.npz", mutate_npz, read_data),
     "compressed shards": Kind(700, of_layout(write_packed_shards, shards=2), "*.npz", mutate_npz, read_data),
     "images": Kind(1500, of_layout(write_images), "*/**/*.png", mutate_png, read_data),
-    "safetensors": Kind(1500, write_weights, None, mutate_safetensors, read_weights),
+    "safetensors": Kind(2000, write_weights, None, mutate_safetensors, read_weights),
 }
 """A new kind of file that is read is fuzzed by one more line."""
-COMMAND_LINES = 1000
+COMMAND_LINES = 500
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,20 @@ def stays_here(words: list[str]) -> bool:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def one_thread() -> Iterator[None]:
+    """Hundreds of trainings of two steps: threads would spend more time on each other than on these."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
     """A folder with a little of everything; training that would be long is interrupted at its first steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("here")
