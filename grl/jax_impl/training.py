@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from grl.architecture import Architecture, Weights
 from grl.jax_impl.dann import DANN, MLP, ConvNet
 from grl.parity import DomainGradientReport, domain_gradient_report
+from grl.parity.port.portable import portable_weights, set_portable_weights
 
 if TYPE_CHECKING:
     from grl.experiment import Config
@@ -54,9 +55,10 @@ class Trainer:
         self.model = nnx.eval_shape(lambda: _build(architecture))
         self.optimizer = _build_optimizer(config)
         with self._precision():
+            nnx.update(self.model, jax.tree.map(self._abstract, nnx.state(self.model)))
+            set_portable_weights(self.model, weights, flatten={})
             states: Any = nnx.split(self.model, nnx.Param, ...)
             params, statistics = states[1:]
-            params, statistics = self._fill(params, weights), self._fill(statistics, weights)
             self._state = jax.device_put((params, statistics, self.optimizer.init(params)), self.device)
             self.model.train()  # type: ignore[no-untyped-call]
             self._graph = nnx.graphdef(self.model)
@@ -115,14 +117,11 @@ class Trainer:
     def weights(self) -> Weights:
         """Return the weights as they are now, by their PyTorch names, each a contiguous copy."""
         params, statistics, _ = self._state
-        paths = [*jax.tree_util.tree_leaves_with_path(params), *jax.tree_util.tree_leaves_with_path(statistics)]
-        return {_torch_name(path): np.array(_transpose(np.asarray(leaf)), order="C") for path, leaf in paths}
+        model = nnx.merge(self._graph, params, statistics, copy=True)
+        return {name: np.array(array, order="C") for name, array in portable_weights(model, flatten={}).items()}
 
-    def _fill(self, state: Any, weights: Weights) -> Any:
-        def leaf(path: Any, abstract: Any) -> jax.Array:
-            return self._array(_transpose(weights[_torch_name(path)], inverse=True))
-
-        return jax.tree_util.tree_map_with_path(leaf, state)
+    def _abstract(self, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, self.dtype)
 
     def _array(self, array: Array) -> jax.Array:
         placed: jax.Array = jax.device_put(array.astype(self.dtype), self.device)
@@ -207,18 +206,3 @@ def _find_device(name: str) -> jax.Device:
     if device not in present:
         raise LookupError(f"no such device for JAX here: {name!r}; present: {', '.join(present)}")
     return present[device]
-
-
-_TORCH_PARTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
-def _torch_name(path: Any) -> str:
-    keys = [str(key.key) for key in path if hasattr(key, "key")]
-    return ".".join([*keys[:-1], _TORCH_PARTS.get(keys[-1], keys[-1])])
-
-
-def _transpose(array: Array, inverse: bool = False) -> Array:
-    """From nnx's layout (HWIO; in, out) to PyTorch's (OIHW; out, in), or back."""
-    if array.ndim == 4:
-        return array.transpose((2, 3, 1, 0) if inverse else (3, 2, 0, 1))
-    return array.T
