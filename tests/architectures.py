@@ -70,6 +70,11 @@ class Architecture:
                 break
         return found
 
+    def order_can_be_found(self) -> bool:
+        """Whether `copy_weights` finds out about a flattened map by itself: behind a convolution, of a square image."""
+        convolved = any(layer.kind in ("conv", "conv_transpose") for layer in self.layers)
+        return convolved and len(self.shape) > 1 and len(set(self.shape[1:])) == 1
+
     def inputs(self, batch: int = 3, seed: int = 0) -> np.ndarray:
         """A batch of inputs in float64, channels first, or of tokens."""
         generator = np.random.default_rng(seed)

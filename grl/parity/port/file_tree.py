@@ -18,9 +18,9 @@ _VERSION = "1"
 
 
 def described(tree: Node) -> dict[str, str]:
-    """Return the metadata of a file: the format's version, and name, kind and arrays of each layer in order."""
+    """Return the metadata of a file: the format's version, the layers, and whether their order is lost."""
     layers = [[leaf.name, leaf.kind, list(leaf.shapes)] for leaf in tree.leaves()]
-    return {"grl_portable": _VERSION, "layers": json.dumps(layers)}
+    return {"grl_portable": _VERSION, "layers": json.dumps(layers), "sorted": json.dumps(tree.is_sorted)}
 
 
 def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node | None:
@@ -46,7 +46,9 @@ def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node 
             leaves.append(_Written("file", name, name, None, rule_of_kind(kind), (), kind, shapes))
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its list of layers is not that of its arrays.") from error
-    return _gathered("", leaves)
+    root = _gathered("", leaves)
+    root.__dict__["is_sorted"] = metadata.get("sorted") == "true"
+    return root
 
 
 @dataclass(eq=False)

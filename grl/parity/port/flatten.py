@@ -22,7 +22,8 @@ def find_flattened(
 ) -> dict[str, int]:
     """Return the layers whose inputs are a feature map that was flattened as (H, W, C): nnx's name → C.
 
-    A layer is suspected if it follows convolutions and its number of inputs is not what the layer before it gives.
+    A layer is suspected if it follows convolutions and its number of inputs is not what the layer before it gives (a
+    model that flattens an image without one has to say so).
     If there is one, the model is traced, for the smallest square input that it takes: the output of the last layer
     before the suspect that keeps height and width is replaced, so that one channel differs. If every C-th input
     differs, the map was flattened as (H, W, C); if it is a run of neighbours, as (C, H, W), as in PyTorch. Weights do

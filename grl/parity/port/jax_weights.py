@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from grl.jax_impl.module import GRL
 from grl.parity.port.slot import Slot, narrowed
 
-__all__ = ["NAME", "children", "is_parameter", "own_name", "slots"]
+__all__ = ["NAME", "children", "is_parameter", "keeps_order", "own_name", "slots"]
 
 NAME = "nnx"
 Array = NDArray[Any]
@@ -37,6 +37,12 @@ def children(module: Any) -> Iterator[tuple[str, str, Any]]:
                 yield name, name, value
         elif _has_parts(value):
             yield name, name, value
+
+
+def keeps_order(layer: Any) -> bool:
+    """Whether a layer's attributes are as they were defined: merge, clone and eval_shape sort them by name."""
+    names = [name for name, _ in _items(layer)]
+    return len(names) < 4 or names != sorted(names)
 
 
 def is_parameter(value: Any) -> bool:

@@ -93,12 +93,18 @@ class Search:
         for signature, mine in _grouped(ours).items():
             other = groups.get(signature, [])
             why = ""
+            orders = [
+                _numbered_order(nodes) if tree.is_sorted and len(nodes) > 1 else nodes
+                for tree, nodes in ((self.torch, mine), (self.nnx, other))
+            ]
             if len(mine) != len(other):
                 why = "there are not equally many"
-            elif swap := _contradiction(mine, other):
+            elif not all(orders):
+                why = "nnx.merge, clone or eval_shape has lost the order in which they were defined"
+            elif swap := _contradiction(*orders):
                 why = f"by their order {swap[0]} is {swap[1]}, their names say otherwise"
             if other and not why:
-                found += list(zip(mine, other, strict=True))
+                found += list(zip(*orders, strict=True))
             elif other and last:
                 shown = [", ".join(node.path for node in nodes) for nodes in (mine, other)]
                 self.ambiguous.append(f"{shown[0]} (PyTorch) and {shown[1]} (nnx) have the same shapes, and {why}")
@@ -133,6 +139,13 @@ def _indices(nodes: list[Node]) -> list[tuple[str, str]]:
 def _numbered(nodes: list[Node]) -> list[Node]:
     """Those that hold numbers."""
     return [node for node in nodes if node.signature]
+
+
+def _numbered_order(nodes: list[Node]) -> list[Node]:
+    """Parts in the order of the numbers in their names, if those tell it; else none."""
+    numbers = {tuple(int(number) for number in re.findall(r"\d+", node.name)): node for node in nodes}
+    told = len(numbers) == len(nodes) and len({len(found) for found in numbers}) == 1
+    return [numbers[found] for found in sorted(numbers)] if told else []
 
 
 def _grouped(nodes: Iterable[Node]) -> dict[Signature, list[Node]]:

@@ -132,6 +132,14 @@ class Node:
         for child in self.children:
             yield from child.leaves()
 
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether the order of definition is lost, and its parts are in alphabetical order."""
+        layers = [leaf.value for leaf in self.leaves() if leaf.side == "nnx" and leaf.rule is not None]
+        return any(
+            not half_of("nnx").keeps_order(layer) for layer in layers if type(layer).__module__.startswith("flax.")
+        )
+
     def below(self) -> Iterator[Node]:
         """Yield itself and all below it."""
         yield self
