@@ -213,9 +213,10 @@ def test_a_cause_is_its_identifier() -> None:
 
 
 @pytest.mark.slow_timing
-def test_two_resnets_are_compared_within_half_a_minute() -> None:
+def test_two_resnets_are_compared_within_a_minute_of_a_processor() -> None:
+    """Half a minute on two cores."""
     ours, theirs = models_torch.ResNet(), models_jax.ResNet(rngs=nnx.Rngs(0))
     copy_weights(ours, theirs)
-    start = time.perf_counter()
+    start = time.process_time()
     assert compare(ours, theirs, RNG.normal(size=(8, 3, 64, 64)), train=False).agrees
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 60

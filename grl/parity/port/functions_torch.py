@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Call", "Change", "Functions", "active_dropout", "without_dropout"]
+__all__ = ["Call", "Functions", "active_dropout", "without_dropout"]
 
 Change = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """What is done instead of a call of a function: it gets the function and its arguments, and returns a result."""

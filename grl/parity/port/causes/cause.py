@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["Cause", "Experiment", "cause"]
+__all__ = ["Cause", "cause"]
 
 _GENERAL = {
     "padding": "The layers pad differently",

@@ -13,7 +13,7 @@ from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
 from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel
 
-__all__ = ["Evidence", "Variant", "arguments", "with_arguments"]
+__all__ = ["Evidence", "arguments", "with_arguments"]
 
 Variant = tuple[str, Change]
 """What is changed, in words, and the change."""
