@@ -122,7 +122,8 @@ def _extend(draw: Any, layers: list[Layer], shape: tuple[int, ...], count: int, 
         kind = draw(st.sampled_from(sorted(kinds)))
         settings = draw(kinds[kind](shape))
         layer = Layer(kind, settings, shape)
-        if min(output_shape(layer)) >= 1:  # what is too small for a layer goes without
+        refused = "pool" in kind and min(shape[1:]) < settings["kernel"]  # by PyTorch in 3d, whatever the padding
+        if min(output_shape(layer)) >= 1 and not refused:  # what is too small for a layer goes without
             shape = _append(layers, layer)
     return shape
 

@@ -19,7 +19,7 @@ import networks_torch  # noqa: E402
 from both import assert_same_function  # noqa: E402
 
 # Each example compiles two programs, which is what costs.
-EXAMPLES = {"quick": 5, "deep": 1000}.get(os.environ.get("HYPOTHESIS_PROFILE", "ci"), 15)
+EXAMPLES = {"quick": 5, "deep": 1000}.get(os.environ.get("HYPOTHESIS_PROFILE", "ci"), 10)
 
 
 @given(architecture=architectures(), towards=st.sampled_from(("nnx", "torch")), training=st.booleans())

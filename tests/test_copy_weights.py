@@ -519,7 +519,7 @@ def test_no_experiment_is_made_without_a_suspicion(monkeypatch: pytest.MonkeyPat
     from grl.parity.port import flatten_experiment
 
     monkeypatch.setattr(flatten_experiment, "changed_inputs", lambda *args: pytest.fail("an experiment"))
-    assert find_flattened(models_jax.ResNet(width=2, blocks=(1, 1), rngs=nnx.Rngs(0))) == {}
+    assert find_flattened(models_jax.ResNet(width=2, blocks=(1,), rngs=nnx.Rngs(0))) == {}
     assert find_flattened(models_jax.Transformer(rngs=nnx.Rngs(0))) == {}
 
 

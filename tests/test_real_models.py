@@ -26,14 +26,15 @@ def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 50, shape)
 
 
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+
 MODELS = {
-    "ResNet": ({"width": 4}, lambda: images(2, 3, 32, 32)),
+    "ResNet": ({"width": 4, "blocks": (2, 2, 2, 2) if DEEP else (1, 1, 1, 1)}, lambda: images(2, 3, 32, 32)),
     "Transformer": ({}, lambda: tokens(3, 12)),
     "TextClassifier": ({}, lambda: tokens(3, 9)),
     "LeNet": ({}, lambda: images(2, 1, 28, 28)),
 }
 # Every way for the deep run; by default each direction and each mode once.
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 WAYS = (
     [(towards, training) for towards in ("nnx", "torch") for training in (False, True)]
     if DEEP

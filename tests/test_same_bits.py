@@ -81,3 +81,12 @@ def test_many_random_gradients(form: Form, dtype: str, seed: int, coeff: strateg
     data = np.random.default_rng(seed).bytes(4096 * np.dtype(dtype).itemsize)
     bits = strategies.quieted(np.frombuffer(data, dtype=oracle.UNSIGNED[dtype]), dtype)
     assert_reversed(form, dtype, bits, bits, coeff, *form.gradient(bits, bits, dtype, coeff.native))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_subnormal_float32_coefficient_is_zero_where_xla_flushes(form: Form) -> None:
+    g = np.float64([[1e40, 1.0]]).view(np.uint64)
+    coeff = np.float32([5e-39])
+    _, gradient = form.gradient(g, g, "float64", coeff)
+    taken = 0.0 if form.backend.FLUSHES else float(coeff[0])
+    assert np.array_equal(gradient, oracle.backward(g, "float64", taken))

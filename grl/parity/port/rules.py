@@ -46,7 +46,7 @@ class Rule:
         to_torch: a function of nnx's arrays by name and the nnx module, to PyTorch's arrays by name.
         to_nnx: its inverse, of PyTorch's arrays and the nnx module; of some of them, where some are missing.
         gradients: as `to_torch`, for gradients, where the two differ; names without a counterpart are left out.
-        when: whether the rule is for this nnx module, of its classes.
+        when: whether the rule is for this nnx module of its classes; None: for each.
         optional: PyTorch's names that may be missing there, and then stand for zeros.
         nnx_names: PyTorch's name → nnx's, for messages.
 
@@ -62,7 +62,7 @@ class Rule:
     to_torch: Conversion
     to_nnx: Conversion
     gradients: Conversion | None = None
-    when: Callable[[Any], bool] = lambda module: True
+    when: Callable[[Any], bool] | None = None
     optional: frozenset[str] = frozenset()
     nnx_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ def rule_of(module: Any, side: str) -> Rule | None:
     """
     for rule in _RULES:
         classes = _classes(rule.torch if side == "torch" else rule.nnx)
-        if isinstance(module, classes) and (side == "torch" or rule.when(module)):
+        if isinstance(module, classes) and (side == "torch" or rule.when is None or rule.when(module)):
             return rule
     return None
 
@@ -203,7 +203,7 @@ def _norm(kind: str, torch: str, nnx: str, **statistics: tuple[str, Layout]) -> 
     return _rule(kind, torch, nnx, weight=("scale", SAME), bias=("bias", SAME), **statistics)
 
 
-def _recurrent(kind: str, torch: str, nnx: str, when: Callable[[Any], bool] = lambda module: True) -> Rule:
+def _recurrent(kind: str, torch: str, nnx: str, when: Callable[[Any], bool] | None = None) -> Rule:
     return Rule(
         kind,
         (f"torch.nn.{torch}",),
