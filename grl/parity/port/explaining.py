@@ -42,7 +42,9 @@ def explain(
         gradients = twins.in_torch(runs[1].gradients, gradients=True)
         causes = explain_gradients(GradientEvidence(models[0], *runs, gradients))
     elif row.kind == "update":
-        updates = twins.in_torch(runs[1].updates, gradients=True)
+        compared = {row.key[0] for row in rows if row.kind == "update"}
+        theirs = twins.in_torch(runs[1].updates, gradients=True)
+        updates = {name: update for name, update in theirs.items() if name in compared}
         weights = {name: models[0].parameter(name) for name in updates if name in runs[0].updates}
         causes = explain_updates(models[0].optimizer, weights, runs[0].gradients, updates)
     else:

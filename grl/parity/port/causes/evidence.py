@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from grl.parity.port.flatten import to_channels_first
 from grl.parity.port.functions_torch import Call, Change
 from grl.parity.port.judgement import agree
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
@@ -50,6 +51,7 @@ class Evidence:
     slack: float
     channels: frozenset[int] = frozenset()
     proven: Call | None = None
+    _with_theirs: bool | None = None
 
     @cached_property
     def between(self) -> list[Call]:
@@ -93,11 +95,27 @@ class Evidence:
         return None
 
     def with_their_weights(self) -> bool:
-        """Whether the PyTorch model with the nnx model's weights, where they differ, gives what the nnx model gives."""
-        if not self.replacements:
-            return False
-        with self.torch.with_parameters(self.replacements):
+        """Whether the PyTorch model with the nnx model's weights, where they differ, gives what the nnx model gives.
+
+        Behind a flattened map nobody can tell from foreign weights in which order their inputs are: each is tried.
+        """
+        if self._with_theirs is None:
+            self._with_theirs = bool(self.replacements) and any(map(self._explained_by, self._orders()))
+        return self._with_theirs
+
+    def _explained_by(self, weights: Mapping[str, Array]) -> bool:
+        with self.torch.with_parameters(weights):
             return self.explains({})
+
+    def _orders(self) -> Iterator[Mapping[str, Array]]:
+        yield self.replacements
+        sizes = {array.shape[-1] for array in self.replacements.values() if array.ndim == 2}
+        divisors = [c for size in sizes for c in range(2, size // 2 + 1) if size % c == 0]
+        for channels in dict.fromkeys((*sorted(self.channels), *divisors)):
+            yield {
+                name: to_channels_first(a, channels) if a.ndim == 2 and a.shape[-1] % channels == 0 else a
+                for name, a in self.replacements.items()
+            }
 
     def without_their_dropout(self) -> str | None:
         """Switch off the nnx model's dropout, where it is the only one; return in words whether that is it."""
