@@ -280,7 +280,7 @@ REFUSALS = {
     "train --resume absent": "absent/checkpoint.json: cannot be read: No such file or directory",
     "train --resume a_file": "a_file/checkpoint.json: cannot be read: Not a directory",
     "train --resume broken": "broken/checkpoint.json: truncated or no JSON",
-    "train --resume broken --steps 5": "--resume: got --steps beside it; accepted is --backend, --device, --on-nan and",
+    "train --resume broken --steps 5": "--resume: got --steps beside it; accepted is --backend, --device, --sharding",
     "train --resume broken --init x": "--resume: got --init beside it",
     "train --task moons --init absent.safetensors": "absent.safetensors: cannot be read",
     "train --task moons --init garbage.safetensors": "garbage.safetensors: truncated or no safetensors file",

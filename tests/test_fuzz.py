@@ -302,14 +302,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> P
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    def report_gradients(config: Any, *, task: Any) -> Any:
-        return interrupt() if config.backend == "jax" else report(config, task=task)  # it would compile for seconds
+    def report_gradients(config: Any, **given: Any) -> Any:
+        return interrupt() if config.backend == "jax" else report(config, **given)  # it would compile for seconds
 
-    def run(config: Any, *, task: Any, progress: Callable[[Update], None]) -> Any:
+    def run(config: Any, *, progress: Callable[[Update], None], **given: Any) -> Any:
         if config.backend == "jax":
             interrupt()
         long = config.steps > 20
-        return train(config, task=task, progress=interrupt if long else progress)
+        return train(config, progress=interrupt if long else progress, **given)
 
     pictures = iter(range(10**9))
     draw = grl.report.draw_report
@@ -332,7 +332,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
-RUN = {"config.json", "metrics.json", "model.safetensors", "report.png"}
+RUN = {"config.json", "metrics.json", "metrics.jsonl", "model.safetensors", "report.png"}
 
 
 def run_in(desk: Path, words: list[str], before: dict[str, bytes]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grl.parity.check import check_layer
@@ -262,7 +263,13 @@ def jax_layer(
     def layer(x: Any, coeff: Any) -> Any:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
-        return rule(x, jnp.array(coeff, jnp.float64 if x.dtype == jnp.float64 else jnp.float32))
+        return rule(
+            x,
+            jnp.array(
+                np.array(coeff) if isinstance(coeff, np.ndarray) else coeff,
+                jnp.float64 if x.dtype == jnp.float64 else jnp.float32,
+            ),
+        )
 
     return layer
 

@@ -145,7 +145,8 @@ def _as_coefficient(coeff: Any) -> Any:
     if isinstance(coeff, Array | np.ndarray):
         is_real = jnp.issubdtype(coeff.dtype, jnp.integer) or jnp.issubdtype(coeff.dtype, jnp.floating)
         require_real(coeff.dtype, is_real=is_real)
-        return jnp.array(coeff) if isinstance(coeff, np.ndarray) else coeff  # a copy, since NumPy arrays can change
+        # A copy of NumPy's, since the array may change: JAX's own may still be read from it when the call has returned.
+        return jnp.asarray(coeff.copy()) if isinstance(coeff, np.ndarray) else coeff
     return np.float64(finite_number(coeff))  # 64 bits until JAX makes it an array of the precision in force
 
 
