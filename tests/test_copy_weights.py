@@ -491,6 +491,7 @@ class Flat(nnx.Module):
         self.how = how
         self.conv = nnx.Conv(2, 4, (3, 3), padding=0, rngs=rngs)
         self.norm = nnx.GroupNorm(4, 2, rngs=rngs)
+        self.reverse = jax_impl.GRL(0.5)
         self.fc1 = nnx.Linear(4 if how == "mean" else 36, 36, rngs=rngs)
         self.fc2 = nnx.Linear(36, 3, rngs=rngs)
 
@@ -504,7 +505,7 @@ class Flat(nnx.Module):
             x = x.transpose(0, 2, 3, 1)[:, ::-1]
         if self.how == "needs more":
             x = x * mask[0]
-        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
+        return self.fc2(nnx.relu(self.fc1(self.reverse(x.reshape(len(x), -1)))))
 
 
 @pytest.mark.parametrize(("how", "found"), [("", {"fc1": 4}), ("transposed", {}), ("mean", {})])

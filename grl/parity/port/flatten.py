@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from grl.parity.port.slot import PortError
 from grl.parity.port.tree import Node, grown
 
-__all__ = ["channels_of", "find_flattened", "to_channels_first", "to_channels_last"]
+__all__ = ["BY_FEATURE", "channels_of", "find_flattened", "to_channels_first", "to_channels_last"]
 
 Array = NDArray[Any]
+
+
+BY_FEATURE = ("Linear", "BatchNorm", "LayerNorm", "RMSNorm")
+"""The kinds of layers that have an axis of the features that they take, and so may follow a flattened map."""
 
 
 def find_flattened(
@@ -146,7 +150,7 @@ def _leaves_of_channels_last(node: Node) -> list[Node]:
 def _inputs(node: Node) -> int | None:
     """The size of the last axis of what a layer takes, for those that may follow a flattened map."""
     shape = node.shapes.get("weight")
-    return shape[-1] if shape and node.kind in ("Linear", "BatchNorm", "LayerNorm", "RMSNorm") else None
+    return shape[-1] if shape and node.kind in BY_FEATURE else None
 
 
 def _outputs(node: Node) -> int | None:

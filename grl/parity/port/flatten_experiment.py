@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array as JaxArray
 from numpy.typing import NDArray
 
+from grl.parity.port.flatten import BY_FEATURE
 from grl.parity.port.tree import Node, grown
 from grl.parity.reversal import replaced
 
@@ -147,7 +148,7 @@ class _Watch:
                 self.mixed = self.maps != self.replace_at
                 self.maps += 1
             else:
-                self.mixed |= bool(leaf.slots)
+                self.mixed |= bool(leaf.slots) and leaf.kind != "GRL"
             return y
 
         return called
@@ -155,7 +156,12 @@ class _Watch:
     def _look(self, leaf: Node, x: Any) -> None:
         if leaf.kind == "Linear" and x.shape[-1] != leaf.shapes["weight"][-1]:  # type: ignore[index]  # a Linear has it
             raise _MisfitError(x.shape[-1] - leaf.shapes["weight"][-1])  # type: ignore[index]
-        if self.maps > self.replace_at >= 0 and x.ndim == 2 and leaf.slots and leaf.path not in self.inputs:
+        if (
+            self.maps > self.replace_at >= 0
+            and leaf.kind in BY_FEATURE
+            and x.ndim == 2
+            and leaf.path not in self.inputs
+        ):
             self.inputs[leaf.path] = x
             self.direct |= set() if self.mixed else {leaf.path}
 
