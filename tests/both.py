@@ -37,8 +37,8 @@ def assert_same_function(
         training: whether batch norm is in training mode; dropout is off in any case.
         flatten: as `copy_weights` takes it.
     """
-    _shake(ours)
     _widen(theirs)
+    _shake(ours if towards == "nnx" else theirs)
     copy_weights(*((ours, theirs) if towards == "nnx" else (theirs, ours)), flatten=flatten)
     _set_mode(ours, theirs, training)
     y, gradients = torch_gradients(ours, x)
@@ -97,15 +97,12 @@ def _weights(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape)
 
 
-def _shake(model: torch.nn.Module) -> None:
+def _shake(model: Any) -> None:
     """Scales, shifts and statistics as after some training: a 1 or 0 would hide that it was not carried across."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for module in model.modules():
-            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                if tensor.is_floating_point() and (tensor.ndim <= 1):
-                    noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                    tensor.add_(noise * 0.3 if "bias_hh" not in name else 0)
+    generator = np.random.default_rng(2)
+    for name, slot in half_of(side_of(model)).slots(model).items():
+        if slot.shape is not None and len(slot.shape) == 1 and "bias_hh" not in name:  # nnx's GRU has no such bias
+            slot.write(slot.prepare(slot.read() + 0.3 * generator.random(slot.shape)))
 
 
 def _widen(model: nnx.Module) -> None:
