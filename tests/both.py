@@ -47,8 +47,10 @@ def assert_same_function(
     assert_close(z, y, "outputs")
     assert gradients.keys() >= others.keys()
     assert len(others) > 0
+    # A gradient that cancels, as of a bias before batch norm, is exact only to the size of what cancels.
+    floor = max(np.abs(gradient).max(initial=0) for gradient in gradients.values()) / 100
     for name, gradient in others.items():
-        assert_close(gradient, gradients[name], name)
+        assert_close(gradient, gradients[name], name, floor)
 
 
 def torch_gradients(model: torch.nn.Module, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -86,11 +88,13 @@ def state_of(model: Any) -> dict[str, np.ndarray]:
     return {name: np.array(slot.read()) for name, slot in half_of(side_of(model)).slots(model).items()}
 
 
-def assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
-    """Equal up to 1e-10 of the largest element."""
+def assert_close(actual: np.ndarray, expected: np.ndarray, what: str, floor: float = 0.0) -> None:
+    """Equal up to 1e-10 of the largest element, or of `floor` if that is more."""
     assert actual.shape == expected.shape, f"{what}: {actual.shape}, expected {expected.shape}"
     difference = np.abs(actual - expected).max(initial=0)
-    assert difference <= TOLERANCE * max(np.abs(expected).max(initial=0), 1e-3), f"{what}: differs by {difference:.3g}"
+    assert difference <= TOLERANCE * max(np.abs(expected).max(initial=0), floor, 1e-2), (
+        f"{what}: differs by {difference:.3g}"
+    )
 
 
 def _weights(shape: tuple[int, ...]) -> np.ndarray:
