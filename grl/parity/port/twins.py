@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from grl.parity.port.feeding import Feed, losses
+from grl.parity.port.flatten import find_flattened
 from grl.parity.port.pairing import pair
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
 from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel
 from grl.parity.port.same_weights import differing_weights
+from grl.parity.port.slot import PortError
 from grl.parity.port.tree import half_of
 
 __all__ = ["Twins"]
@@ -43,7 +45,7 @@ class Twins:
         self.weights = differing_weights(torch_model, nnx_model, self.pairing)
         self.their_names = {one.torch_name: one.nnx_name for one in self.pairing.pairs}
         self.layers = {one.torch_name: one.nnx_module for one in self.pairing.pairs}
-        self.channels = frozenset(self.weights.flattened.values())
+        self.channels = frozenset((*self.weights.flattened.values(), *self._channels_of_others(nnx_model)))
         self.feed = Feed.of(inputs, torch_model, layout)
         self.notes = [self.feed.note] if self.feed.note else []
         self._models = torch_model, nnx_model
@@ -96,6 +98,15 @@ class Twins:
     def in_torch(self, arrays: Mapping[str, Array], gradients: bool = False) -> dict[str, Array]:
         """Return the nnx model's arrays by PyTorch's names and in its layouts."""
         return self.pairing.to_torch(dict(arrays), self.weights.flattened, gradients=gradients)
+
+    def _channels_of_others(self, nnx_model: Any) -> Iterable[int]:
+        """Those of maps that the nnx model flattens before weights that are not PyTorch's, and so tell of no order."""
+        if not any(array.ndim == 2 for array in self.weights.differing.values()):
+            return ()
+        try:
+            return find_flattened(nnx_model).values()
+        except PortError:
+            return ()
 
     def _takes_channels_first(self) -> bool:
         self.alike, self.silent = False, False
