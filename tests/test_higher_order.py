@@ -129,6 +129,14 @@ def test_custom_vjp_refuses_forward_mode(form: Form) -> None:
         jax.jvp(lambda x: form.reverse(x, 0.5), (jnp.ones(2),), (jnp.ones(2),))
 
 
+@pytest.mark.parametrize("form", JAX_FORMS, ids=str)
+def test_taylor_mode_is_refused_since_it_knows_no_custom_rules(form: Form) -> None:
+    from jax.experimental.jet import jet
+
+    with pytest.raises(NotImplementedError, match=r"does not look at custom derivative rules .* jax#40747"):
+        jet(lambda x: form.reverse(x, 0.5), (jnp.ones(2),), ((jnp.ones(2), jnp.zeros(2)),))
+
+
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func.linearize's own
 @pytest.mark.parametrize("form", FORWARD_MODE_FORMS, ids=str)
 def test_forward_mode_is_linear_in_every_transformation(form: Form) -> None:

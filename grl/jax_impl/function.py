@@ -40,6 +40,7 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
             JAX's pytrees do not know and that may hold arrays.
         ValueError: λ is not finite, or its shape fits neither of the forms above.
+        NotImplementedError: under `jax.experimental.jet`, which knows no custom rules.
 
     Example:
         >>> jax.grad(lambda x: gradient_reversal(x, 0.5).sum())(jnp.ones(3))
@@ -70,7 +71,7 @@ def gradient_reversal_jvp(x: Any, coeff: Any = 1.0) -> Any:
         As `gradient_reversal`.
 
     Raises:
-        TypeError, ValueError: as `gradient_reversal`.
+        TypeError, ValueError, NotImplementedError: as `gradient_reversal`.
 
     Example:
         >>> jax.jvp(gradient_reversal_jvp, (jnp.ones(2),), (jnp.ones(2),))[1]
@@ -165,6 +166,11 @@ def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
     shape = aligned_shape(jnp.shape(coeff), leaf.shape)
     if not isinstance(leaf, Tracer):
         return leaf
+    if type(leaf).__name__ == "JetTracer":
+        raise NotImplementedError(
+            "jax.experimental.jet does not look at custom derivative rules (up to JAX 0.11 at least, jax#40747): it"
+            " would not reverse. Nested jax.jvp of gradient_reversal_jvp gives the same derivatives."
+        )
     with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
         coeff = jnp.asarray(coeff)
     return reverse(leaf, coeff.reshape(shape))

@@ -35,7 +35,8 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         What came in, values bit for bit the same, each tensor with x's dtype, shape, strides, device and subclass.
         Under `torch.func` and forward-mode differentiation the value is a copy instead of a view. So it is in a program
         captured by `torch.export`, which holds the layer as the operator `grl::gradient_reversal` and needs `grl` to
-        run; captured under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity.
+        run; captured under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity. (Whatever captures
+        operators alone, as `make_fx` does, captures the derivative where it is taken inside, and no rule for later.)
 
     Raises:
         TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
