@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("PIL")
 
 from grl.datasets import DataError, load_path
-from grl.demo import installed_backends
+from grl.experiment.demo import installed_backends
 
 from layouts import arrays, scaled, write_images, write_npy, write_shards
 
@@ -35,6 +36,18 @@ def test_a_folder_is_refused_that_is_of_no_layout_or_of_two(tmp_path: Path) -> N
     np.save(tmp_path / "x_source.npy", np.ones((2, 2)))
     with pytest.raises(DataError, match=r"data in more than one layout: x_source\.npy, .* and source/CLASS"):
         load_path(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("write", [write_npy, write_shards, write_images])
+def test_a_pipe_is_refused_and_not_waited_for(write: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "data", arrays())
+    first = next(entry for entry in sorted(path.rglob("*")) if entry.is_file())
+    first.unlink()
+    os.mkfifo(first)
+    for one in (path, first):
+        with pytest.raises(DataError, match=f"{first.name}: a pipe or a device; accepted is a file"):
+            load_path(one)
 
 
 def save_fortran(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from stat import S_IFREG, S_ISDIR, S_ISREG
 from tokenize import TokenError
 
 __all__ = ["ON_BAD_DATA", "BadData", "DataError", "NoRoomError", "reading"]
@@ -55,7 +57,7 @@ class BadData:
 
 @contextmanager
 def reading(name: str, expected: str) -> Iterator[None]:
-    """Turn what a reader raises on a bad file into a `DataError` of one sentence that names the file.
+    """Turn what a reader raises on a bad file into a `DataError` of one sentence that names the file; refuse a pipe.
 
     Args:
         name: the file.
@@ -63,11 +65,16 @@ def reading(name: str, expected: str) -> Iterator[None]:
 
     Example:
         >>> with reading("mine.npz", ".npz archive"):
-        ...     raise EOFError
+        ...     open("mine.npz")
         Traceback (most recent call last):
-        grl.datasets.errors.DataError: mine.npz: truncated or no .npz archive.
+        grl.datasets.errors.DataError: mine.npz: cannot be read: No such file or directory.
     """
     try:
+        mode = S_IFREG
+        with suppress(ValueError):  # of a NUL in the name, which the opener refuses
+            mode = os.stat(name).st_mode
+        if not (S_ISREG(mode) or S_ISDIR(mode)):  # to open a pipe is to wait for somebody who writes
+            raise DataError(f"{name}: a pipe or a device; accepted is a file.")
         yield
     except DataError:
         raise
