@@ -156,39 +156,44 @@ def _measure(framework: str, count: int, device: str, rounds: int) -> dict[str, 
 
 def _work(framework: str, device: str, rounds: int, out: str) -> None:
     """What each process of a group does."""
-    from grl import processes as of_grl
+    from grl.experiment import processes as of_grl
 
     if device == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[of_grl.launched()[1] % len(cores)]})  # before a framework counts its threads
 
-    from grl.config import Config
     from grl.experiment import join, load_data
+    from grl.experiment.config import Config
 
     config = Config.recommended(
         _TASK, backend=framework, batch_size=_BATCH, device="gpu" if device == "cuda" else "cpu"
     )
     task = load_data(config)
     with join(config) as processes:
-        group = replace(config, batch_size=_BATCH * processes.count)
-        shared, each = _training(task, config, processes), _training(task, group, processes)
-        calls: dict[str, Callable[[], Any]] = {SHARED: shared[1], EACH: each[1]}
+        # In a function of its own: a DistributedDataParallel that outlives the process group may wait for it forever.
+        found = _sample(framework, config, task, processes, rounds)
         if processes.index == 0:
-            calls[ALONE] = _training(task, config, of_grl.ALONE)[1]
-        numbers = sum(weights.size for weights in shared[0].weights().values())
-        calls |= {SMALL: _all_reduce(framework, 1, shared[0]), LARGE: _all_reduce(framework, numbers, shared[0])}
-        samples: dict[str, list[float]] = {form: [] for form in (ALONE, SHARED, EACH, SMALL, LARGE)}
-        for done in range(rounds + 1):  # the first one warms up
-            for form in samples:
-                processes.exchange("")  # all begin together
-                started = time.perf_counter_ns()
-                calls.get(form, int)()
-                if done:
-                    samples[form].append((time.perf_counter_ns() - started) / _STEPS)
-        exchanged, messages = _exchanged(framework, each)
-        if processes.index == 0:
-            found = {"samples": samples, "bytes": exchanged, "messages": messages}
             Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _sample(framework: str, config: Any, task: Any, processes: Any, rounds: int) -> dict[str, Any]:
+    group = replace(config, batch_size=_BATCH * processes.count)
+    shared, each = _training(task, config, processes), _training(task, group, processes)
+    calls: dict[str, Callable[[], Any]] = {SHARED: shared[1], EACH: each[1]}
+    if processes.index == 0:
+        calls[ALONE] = _training(task, config, type(processes)())[1]
+    numbers = sum(weights.size for weights in shared[0].weights().values())
+    calls |= {SMALL: _all_reduce(framework, 1, shared[0]), LARGE: _all_reduce(framework, numbers, shared[0])}
+    samples: dict[str, list[float]] = {form: [] for form in (ALONE, SHARED, EACH, SMALL, LARGE)}
+    for done in range(rounds + 1):  # the first one warms up
+        for form in samples:
+            processes.exchange("")  # all begin together
+            started = time.perf_counter_ns()
+            calls.get(form, int)()
+            if done:
+                samples[form].append((time.perf_counter_ns() - started) / _STEPS)
+    exchanged, messages = _exchanged(framework, each)
+    return {"samples": samples, "bytes": exchanged, "messages": messages}
 
 
 def _training(task: Any, config: Any, processes: Any) -> tuple[Any, Callable[[], Any], Any]:
@@ -200,7 +205,7 @@ def _training(task: Any, config: Any, processes: Any) -> tuple[Any, Callable[[],
     from grl.experiment import batches, build_trainer
 
     trainer = build_trainer(task, config, processes)
-    arrays = [np.stack(a) for a in zip(*islice(batches(task, config, processes), _STEPS), strict=True)]
+    arrays = [np.stack(a) for a in zip(*islice(batches(task, config, 0, processes), _STEPS), strict=True)]
     arguments = (*arrays, np.full(_STEPS, 0.5), np.array([config.rates(0)] * _STEPS))
     return trainer, lambda: trainer.run(*arguments), arguments
 
