@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import hypothesis
 import pytest
+
+from several import ROOT, Start
 
 # HYPOTHESIS_PROFILE=quick at the desk, ci by default, deep for `make test-deep`: at least 100,000 examples in total.
 _COMMON = {
@@ -33,6 +39,39 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is no part of a run of several, whoever has started it."""
+    for name in ("WORLD_SIZE", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start(nobody_else: None) -> Iterator[Start]:
+    """Start the same words once for each environment; whatever is still alive at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def starting(words: Sequence[Any], environments: Sequence[dict[str, str]]) -> list[subprocess.Popen[str]]:
+        for environment in environments:
+            surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+            process = subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                env=surroundings | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            started.append(process)
+        return started[-len(environments) :]
+
+    yield starting
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.hookimpl(hookwrapper=True)

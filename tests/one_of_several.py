@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grl.config import Config
 from grl.experiment import join, train
+from grl.experiment.config import Config
 
 if __name__ == "__main__":
     configs, out = [Config(**settings) for settings in json.loads(sys.argv[1])], Path(sys.argv[2])

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,95 +19,27 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
 from grl.checkpoint import load_weights
-from grl.config import Config, ConfigError
 from grl.experiment import Result, train
-from grl.processes import Processes, check_shares, launched
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.processes import Processes, check_shares, launched
 
-from forms import HAS_FLAX, HAS_TORCH
+from several import (
+    ROOT,
+    Ended,
+    Start,
+    deep,
+    devices,
+    each_backend,
+    end,
+    free_port,
+    jax_environments,
+    needs_jax,
+    needs_torch,
+    slurm_environments,
+    torch_environments,
+)  # fmt: skip
 
-pytestmark = pytest.mark.trains
-
-ROOT = Path(__file__).parent.parent
-DEEP = bool(os.environ.get("GRL_DEEP"))
-LONGEST = 200  # seconds of a process: a busy machine takes long to import a framework
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-needs_jax = pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
-deep = pytest.mark.skipif(not DEEP, reason="GRL_DEEP=1 runs it")
-
-Start = Callable[..., list[subprocess.Popen[str]]]
-
-
-class Ended(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "XLA_FLAGS"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start the same words once for each environment; whatever is still alive at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def starting(words: Sequence[Any], environments: Sequence[dict[str, str]]) -> list[subprocess.Popen[str]]:
-        for environment in environments:
-            surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-            process = subprocess.Popen(
-                [sys.executable, *map(str, words)],
-                env=surroundings | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            started.append(process)
-        return started[-len(environments) :]
-
-    yield starting
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def end(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
-    ended = []
-    for process in processes:
-        out, err = process.communicate(timeout=LONGEST)
-        ended.append(Ended(process.returncode, out, err))
-    return ended
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def torch_environments(count: int) -> list[dict[str, str]]:
-    """What torchrun sets, without the seconds of a launcher."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    return [{**common, "RANK": str(index), "LOCAL_RANK": str(index)} for index in range(count)]
-
-
-def jax_environments(count: int) -> list[dict[str, str]]:
-    common = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
-    return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
-
-
-def slurm_environments(count: int) -> list[dict[str, str]]:
-    common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
-    common |= {"SLURM_STEP_NUM_TASKS": str(count), "JAX_COORDINATOR_PORT": str(free_port())}
-    return [{**common, "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)} for index in range(count)]
-
-
-def devices(count: int) -> dict[str, str]:
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+pytestmark = [pytest.mark.trains, pytest.mark.usefixtures("nobody_else")]
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +187,7 @@ import json, re, sys
 from unittest.mock import patch
 import numpy as np
 import grl.jax_impl.dann
-from grl.config import Config
+from grl.experiment.config import Config
 from grl.experiment import batches, build_trainer, load_data
 config = Config(**json.loads(sys.argv[1]))
 task = load_data(config)
@@ -359,7 +287,7 @@ for task in "${tasks[@]}"; do wait "$task" || exit; done
 
 
 @deep
-@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
+@each_backend
 def test_the_guides_slurm_script_trains_one_model(backend: str, tmp_path: Path, start: Start) -> None:
     assert f"sbatch docs/slurm/{backend}.sh" in GUIDE
     for name, content in (("srun", _SRUN), ("scontrol", "#!/bin/bash\necho localhost\n")):
@@ -493,31 +421,3 @@ def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tm
     assert ended.err.splitlines()[-1].startswith(
         "grl: process 0 of 2: another one has ended, or was waited for in vain"
     )
-
-
-# A process that dies.
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=deep)])
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=deep)])
-@pytest.mark.parametrize("backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)])
-def test_when_one_is_lost_in_mid_step_the_other_ends_with_a_message(
-    backend: str, killed: int, sent: signal.Signals, tmp_path: Path, start: Start
-) -> None:
-    words = ["-m", "grl", "train", "--backend", backend, "--task", "moons", "--steps", 10**6, "--timeout", 20]
-    environments = torch_environments(2) if backend == "torch" else jax_environments(2)
-    processes = start([*words, "--out", tmp_path / "run"], environments)
-    output = processes[0].stdout
-    assert output is not None
-    while f"dann, {backend}: step 10/" not in (line := output.readline()):
-        assert line, "it has ended before its first steps"
-    processes[killed].send_signal(sent)
-    died = time.monotonic()
-    (ended,) = end([processes[1 - killed]])
-    assert time.monotonic() - died < 20 + 40, "the timeout, and what a busy machine takes"
-    # JAX ends a process itself, by SIGABRT and in words of its own, once its coordinator misses another or is gone.
-    by_jax = backend == "jax" and (killed == 0 or sent == signal.SIGSTOP)
-    assert ended.status in ((1, -signal.SIGABRT) if by_jax else (1,)), ended.err
-    assert "another one has ended" in ended.err or "another task died" in ended.err
-    assert "Traceback" not in ended.err
-    assert not (tmp_path / "run" / "model.safetensors").exists()
