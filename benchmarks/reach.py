@@ -19,10 +19,10 @@ from rich.table import Table
 
 from grl.checkpoint import replacing
 from grl.cli.progress import Follower, make_console
-from grl.config import Config
 from grl.datasets import TASKS
-from grl.demo import METHODS, installed_backends
 from grl.experiment import load_data, train
+from grl.experiment.config import Config
+from grl.experiment.demo import METHODS, installed_backends
 
 KEPT = (
     "task",

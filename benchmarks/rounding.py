@@ -30,9 +30,9 @@ from rich.table import Table
 from grl.architecture import Architecture
 from grl.checkpoint import replacing
 from grl.cli.progress import make_console
-from grl.config import Config
 from grl.datasets import Task
 from grl.experiment import batches, build_trainer, load_data
+from grl.experiment.config import Config
 
 Losses = NDArray[np.float64]
 ULP = 2.0**-23  # of a float32, relative, at most

@@ -15,8 +15,8 @@ from benchmarks.forms import Backend, WrongResultError
 from benchmarks.record import Row, explain
 from benchmarks.settings import CLASSES, COEFF, Settings, Tell
 from benchmarks.timing import Call, HostClock, interleave
-from grl.config import Config
 from grl.experiment import batches, build_trainer, load_data
+from grl.experiment.config import Config
 
 __all__ = ["LAYERS", "run"]
 

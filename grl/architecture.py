@@ -76,6 +76,35 @@ class Architecture:
         """The number of features that the classifiers see."""
         return self.channels[-1] * prod(self.feature_map) if self.is_image else self.hidden[-1]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name → shape of all weights and statistics; names and layouts as in PyTorch's `state_dict`.
+
+        Example:
+            >>> Architecture((2,), num_classes=2).shapes()["backbone.layers.0.weight"]
+            (15, 2)
+        """
+        found: dict[str, tuple[int, ...]] = {}
+
+        def add(name: str, *shape: int) -> None:
+            found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+
+        if self.is_image:
+            for i, sizes in enumerate(pairwise((self.sample_shape[0], *self.channels))):
+                add(f"backbone.convolutions.{i}", sizes[1], sizes[0], *(self.kernel_size,) * 2)
+                for part in ("weight", "bias", "running_mean", "running_var"):
+                    found[f"backbone.norms.{i}.{part}"] = sizes[1:]
+        else:
+            for i, sizes in enumerate(pairwise((self.sample_shape[0], *self.hidden))):
+                add(f"backbone.layers.{i}", sizes[1], sizes[0])
+        heads = {
+            "label_classifier": (self.output_dim, *self.label_hidden, self.num_classes),
+            "domain_classifier": (self.output_dim, *self.domain_hidden, 1),
+        }
+        for head, features in heads.items():
+            for i, sizes in enumerate(pairwise(features)):
+                add(f"{head}.layers.{i}", sizes[1], sizes[0])
+        return found
+
 
 def initial_weights(architecture: Architecture, seed: int) -> Weights:
     """Draw the weights that both backends start from.
@@ -95,26 +124,12 @@ def initial_weights(architecture: Architecture, seed: int) -> Weights:
     """
     generator = np.random.default_rng([seed, 0])
     weights: Weights = {}
-
-    def draw(name: str, *shape: int) -> None:
-        bound = 1 / sqrt(prod(shape[1:]))
-        weights[f"{name}.weight"] = generator.uniform(-bound, bound, shape)
-        weights[f"{name}.bias"] = generator.uniform(-bound, bound, shape[:1])
-
-    if architecture.is_image:
-        kernel = (architecture.kernel_size,) * 2
-        for i, sizes in enumerate(pairwise((architecture.sample_shape[0], *architecture.channels))):
-            draw(f"backbone.convolutions.{i}", sizes[1], sizes[0], *kernel)
-            for part, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-                weights[f"backbone.norms.{i}.{part}"] = np.full(sizes[1], value)
-    else:
-        for i, sizes in enumerate(pairwise((architecture.sample_shape[0], *architecture.hidden))):
-            draw(f"backbone.layers.{i}", sizes[1], sizes[0])
-    heads = {
-        "label_classifier": (architecture.output_dim, *architecture.label_hidden, architecture.num_classes),
-        "domain_classifier": (architecture.output_dim, *architecture.domain_hidden, 1),
-    }
-    for head, features in heads.items():
-        for i, sizes in enumerate(pairwise(features)):
-            draw(f"{head}.layers.{i}", sizes[1], sizes[0])
+    bound = 0.0
+    for name, shape in architecture.shapes().items():
+        part = name.rpartition(".")[2]
+        if ".norms." in name:
+            weights[name] = np.full(shape, 1.0 if part in ("weight", "running_var") else 0.0)
+        else:
+            bound = 1 / sqrt(prod(shape[1:])) if part == "weight" else bound  # a bias comes after its weight
+            weights[name] = generator.uniform(-bound, bound, shape)
     return weights

@@ -19,6 +19,44 @@ _TEXTS = (
     *(b"", b"-1", b"0", b"9" * 30, b"1e999", b"0x10", b"1L", b"1_0", b"1j", b"NaN", b"True", b"None", b"'a'", b"()"),
     *(b"(" * 400, b"-" * 3000, b"[" * 3000, b'{"a":' * 900, b"\\u0000", b"\xff", b"'O'", b"'|V8'", b"'<f16'", b"'>i8'"),
 )
+_VALUES = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        3,
+        0.5,
+        -0.0,
+        1e300,
+        2**31,
+        2**63,
+        10**400,
+        float("nan"),
+        float("inf"),
+        "",
+        "x" * 3000,
+    ),
+    *(
+        "../../x",
+        "\x00",
+        "\ud800",
+        "float64",
+        "jax",
+        "gpu:9",
+        "sgd",
+        "dann:1",
+        "target",
+        [],
+        [3],
+        [-1],
+        [10**9],
+        [[]],
+        {},
+    ),
+)
 
 
 def mutate(data: bytes, other: bytes, generator: Generator) -> bytes:
@@ -90,6 +128,28 @@ def mutate_safetensors(data: bytes, other: bytes, generator: Generator) -> bytes
         entry[key] = values[generator.integers(len(values))]
         header = json.dumps(tensors).encode()
     return len(header).to_bytes(8, "little") + header + numbers
+
+
+def mutate_checkpoint(data: bytes, other: bytes, generator: Generator) -> bytes:
+    """Damage one of the files of a checkpoint: the JSON is JSON still, with another value or without one."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        is_text = data.startswith(b"{")  # the lines of the log
+        return (mutate if is_text else mutate_safetensors)(data, other, generator)
+    for _ in range(generator.integers(1, 3)):
+        place, keys = content, list(content)
+        key = keys[generator.integers(len(keys))]
+        while isinstance(place[key], dict) and place[key] and generator.random() < 0.9:
+            place, keys = place[key], list(place[key])
+            key = keys[generator.integers(len(keys))]
+        if generator.random() < 0.15:
+            del place[key]
+        else:
+            place[key] = _VALUES[generator.integers(len(_VALUES))]
+        if not content:
+            break
+    return json.dumps(content).encode()
 
 
 def mutate_text(text: str, generator: Generator) -> str:

@@ -21,11 +21,11 @@ import pytest
 pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
-from grl.config import BACKENDS, Config
-from grl.demo import installed_backends
 from grl.experiment import CheckpointError, StoppedError, load_checkpoint, load_weights, train
-from grl.loop import chunk
-from grl.resume import Checkpoint, Done, save_checkpoint
+from grl.experiment.config import BACKENDS, Config
+from grl.experiment.demo import installed_backends
+from grl.experiment.loop import chunk
+from grl.experiment.resume import Checkpoint, Done, save_checkpoint
 
 pytestmark = pytest.mark.trains
 
@@ -130,7 +130,7 @@ def _ends(config: Config, step: int) -> Any:
 CHILD = """
 import json, sys
 from pathlib import Path
-from grl.config import Config
+from grl.experiment.config import Config
 from grl.experiment import load_checkpoint, train
 out, config = Path(sys.argv[1]), Config.from_json(json.loads(sys.argv[2]))
 checkpoint = load_checkpoint(out) if (out / "checkpoint.json").exists() else None
@@ -189,9 +189,9 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from grl.config import Config
-from grl.log import Log
-from grl.resume import Checkpoint, Done, save_checkpoint
+from grl.experiment.config import Config
+from grl.experiment.log import Log
+from grl.experiment.resume import Checkpoint, Done, save_checkpoint
 
 out, last = sys.argv[1], int(sys.argv[2])
 calls = 0
@@ -272,7 +272,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path: Path) -> Non
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A directory with a checkpoint at step 2 of 9, without a framework."""
-    from grl.log import Log
+    from grl.experiment.log import Log
 
     with Log(tmp_path) as log:
         log.append([{"step": step, "label_loss": 0.5, "domain_loss": None, "coeff": 0.0} for step in (1, 2)])
@@ -322,7 +322,7 @@ def test_a_file_that_is_truncated_changed_or_missing_is_named(name: str, written
     ({"data": 1}, "no checkpoint of a run"),
 ])  # fmt: skip
 def test_a_stranger_who_knows_the_format_is_refused_too(change: dict[str, Any], message: str, written: Path) -> None:
-    from grl.resume import _digest
+    from grl.experiment.resume import _digest
 
     content = json.loads((written / "checkpoint.json").read_text()) | change
     del content["sha256"]
@@ -339,7 +339,11 @@ def test_a_checkpoint_of_another_network_or_of_other_data_is_refused(tmp_path: P
     for other, message in (
         (
             replace(config, hidden=(9,)),
-            r"'model/backbone.layers.0.weight' is float32 of shape \(8, 2\); expected is .*\(9, 2\)",
+            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected is \(9, 2\)",
+        ),
+        (  # of a size that would take all memory, if it were made before it is looked at
+            replace(config, hidden=(10**12,)),
+            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected is \(1000000000000, 2\)",
         ),
         (replace(config, optimizer="sgd"), "'exp_avg/.*' has no place in this network"),
         (replace(config, seed=1), "the data are not those that it was trained on: first_batch_sha256"),

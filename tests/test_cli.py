@@ -21,9 +21,9 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
 from grl.cli import main
-from grl.config import Config
-from grl.demo import installed_backends
 from grl.experiment import build_trainer, load_data, load_weights
+from grl.experiment.config import Config
+from grl.experiment.demo import installed_backends
 from grl.report.style import BACKENDS
 
 pytestmark = pytest.mark.trains

@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("PIL")
 
-from grl.config import BACKENDS, Config
 from grl.datasets import DataError, Samples, Task, load_path
 from grl.datasets.ahead import ahead
 from grl.datasets.samples import Part
-from grl.demo import installed_backends
 from grl.experiment import batches, train
+from grl.experiment.config import BACKENDS, Config
+from grl.experiment.demo import installed_backends
 
 from layouts import LAYOUTS, arrays, scaled, write_images, write_npy, write_npz
 
@@ -158,7 +158,7 @@ FOLLOWS_MEMORY = """
 import sys
 from grl.datasets import load_path
 from grl.experiment import batches
-from grl.config import Config
+from grl.experiment.config import Config
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from grl.architecture import Architecture, initial_weights
-from grl.config import BACKENDS, Config, ConfigError
 from grl.datasets import Task
-from grl.demo import installed_backends
 from grl.experiment import Update, batches, build_trainer, load_data, train
-from grl.scores import domain_accuracy, proxy_a_distance
+from grl.experiment.config import BACKENDS, Config, ConfigError
+from grl.experiment.demo import installed_backends
+from grl.experiment.scores import domain_accuracy, proxy_a_distance
 
 pytestmark = pytest.mark.trains
 pytest.importorskip("sklearn")

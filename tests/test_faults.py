@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("safetensors")
 
 from grl.checkpoint import save_weights
-from grl.config import BACKENDS, Config
 from grl.datasets import Task
-from grl.demo import installed_backends
 from grl.experiment import FaultError, batches, build_trainer, load_checkpoint, load_data, load_weights, train
+from grl.experiment.config import BACKENDS, Config
+from grl.experiment.demo import installed_backends
 
 pytestmark = pytest.mark.trains
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from grl.config import ConfigError
-from grl.log import Log
+from grl.experiment.config import ConfigError
+from grl.experiment.log import Log
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ def test_each_record_is_a_line_that_others_see_at_once(tmp_path: Path) -> None:
 
 
 def test_lines_outlive_a_process_that_is_killed(tmp_path: Path) -> None:
-    code = "import os, signal, sys; from grl.log import Log; log = Log(sys.argv[1])\n"
+    code = "import os, signal, sys; from grl.experiment.log import Log; log = Log(sys.argv[1])\n"
     code += f"log.append([{record(1)!r}]); os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     assert steps(tmp_path) == [1]
@@ -89,7 +89,7 @@ def _scalars(events: Any, tag: str) -> list[tuple[int, float]]:
 
 def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    for name in [name for name in sys.modules if name.startswith(("tensorboard.", "grl.events"))]:
+    for name in [name for name in sys.modules if name.startswith(("tensorboard.", "grl.experiment.events"))]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r'event files need tensorboard.*: pip install "grl\[tensorboard\]"'):
         Log(tmp_path, tensorboard=True)
@@ -97,9 +97,8 @@ def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_event_files_need_no_framework(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    code = (
-        "import sys; from pathlib import Path; from grl.events import EventFile; EventFile(Path(sys.argv[1])).close()\n"
-    )
+    code = "import sys; from pathlib import Path; from grl.experiment.events import EventFile; "
+    code += "EventFile(Path(sys.argv[1])).close(); "
     code += "sys.exit(', '.join({'torch', 'jax', 'tensorflow'} & {*sys.modules}) or 0)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

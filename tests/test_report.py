@@ -14,10 +14,10 @@ pytest.importorskip("sklearn")
 
 from matplotlib.figure import Figure
 
-from grl.config import Config, ConfigError
 from grl.datasets import Task
-from grl.demo import figures, largest_gap, loss_gaps
 from grl.experiment import Result, Snapshot
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.demo import figures, largest_gap, loss_gaps
 from grl.report import draw_demo, draw_report
 from grl.report.features import embed
 

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
-from grl.demo import installed_backends
 from grl.experiment import load_checkpoint
+from grl.experiment.demo import installed_backends
 
 INSTALLED = installed_backends()
 any_backend = pytest.mark.skipif(not INSTALLED, reason="needs a framework")
@@ -94,8 +94,8 @@ def test_sigterm_saves_and_ends_with_143_and_a_resumed_run_ends_at_the_second_ct
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from grl.cli import main
-    from grl.config import Config
-    from grl.resume import Checkpoint, Done, save_checkpoint
+    from grl.experiment.config import Config
+    from grl.experiment.resume import Checkpoint, Done, save_checkpoint
 
     save_checkpoint(tmp_path, Checkpoint(Config(steps=9), Done(2), {}, {}, {}, ()), "")
     assert main(["train", "--task", "moons", "--out", str(tmp_path)]) == 2

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from grl.cli.signals import die_at_second_interrupt
-from grl.config import ConfigError
-from grl.processes import ProcessLostError, launched
+from grl.experiment.config import ConfigError
+from grl.experiment.processes import ProcessLostError, launched
 
 __all__ = ["main"]
 
@@ -66,7 +66,7 @@ def _guard(arguments: Sequence[str] | None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     from grl.cli.app import REFUSALS, app, explain
-    from grl.faults import FaultError, StoppedError
+    from grl.experiment.faults import FaultError, StoppedError
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -11,9 +11,9 @@ import typer
 
 from grl import __version__
 from grl.cli import check, demo, port_check, train
-from grl.config import Config, ConfigError
 from grl.datasets import DataError
 from grl.experiment import CheckpointError
+from grl.experiment.config import Config, ConfigError
 from grl.parity import CheckError, PortError
 
 __all__ = ["REFUSALS", "app", "explain"]

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from grl.cli.output import integer, output_directory
 from grl.cli.progress import Follower, make_console
-from grl.config import ConfigError
 from grl.datasets import TASKS
-from grl.demo import installed_backends, largest_gap, run_demo, save_figures
 from grl.experiment import Result
+from grl.experiment.config import ConfigError
+from grl.experiment.demo import installed_backends, largest_gap, run_demo, save_figures
 
 __all__ = ["demo"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from grl.config import ConfigError
 from grl.experiment import prepare_directory
+from grl.experiment.config import ConfigError
 
 __all__ = ["integer", "output_directory", "real"]
 

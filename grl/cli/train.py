@@ -17,7 +17,6 @@ from grl.cli.output import integer, output_directory, real
 from grl.cli.progress import Follower, make_console
 from grl.cli.signals import termination
 from grl.cli.summary import remarks, summarise
-from grl.config import BACKENDS, METHODS, Config, ConfigError
 from grl.datasets import ON_BAD_DATA, TASKS, DataError, Task
 from grl.experiment import (
     CheckpointError,
@@ -32,7 +31,8 @@ from grl.experiment import (
     versions,
 )
 from grl.experiment import train as run
-from grl.resume import Checkpoint, unfinished
+from grl.experiment.config import BACKENDS, METHODS, Config, ConfigError
+from grl.experiment.resume import Checkpoint, unfinished
 
 __all__ = ["train"]
 

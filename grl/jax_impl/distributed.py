@@ -13,8 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from grl.config import Config, ConfigError
-from grl.processes import Processes, ProcessLostError, launched
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.processes import Processes, ProcessLostError, launched
 
 __all__ = ["find_devices", "join", "make_mesh", "place", "spread"]
 

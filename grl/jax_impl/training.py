@@ -17,10 +17,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from grl.architecture import Architecture, Weights
+from grl.experiment.processes import ALONE, Processes, check_shares
 from grl.jax_impl.dann import DANN, MLP, ConvNet
 from grl.jax_impl.distributed import find_devices, make_mesh, place, spread
 from grl.parity import DomainGradientReport, domain_gradient_report
-from grl.processes import ALONE, Processes, check_shares
 
 if TYPE_CHECKING:
     from grl.experiment import Config

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from grl import __version__
-from grl.config import BACKENDS
 from grl.parity.forms import CheckError, form_of, load_target
 from grl.parity.matrix import Cell, Form, check_form, transformations
 from grl.parity.peers import PACKAGES
@@ -44,7 +43,7 @@ def check_layer(layer: Any, *, backend: str, transformations: Iterable[str] | No
         >>> cell.status
         'WRONG'
     """
-    if backend not in BACKENDS:
+    if backend not in PACKAGES:
         raise CheckError(f"backend: got {backend!r}; accepted is torch or jax.")
     if isinstance(layer, str):
         layer = load_target(layer)
@@ -81,7 +80,7 @@ def _shown(names: Iterable[str]) -> str:
 
 def installed_backends() -> tuple[str, ...]:
     """Return the frameworks that are installed, without importing one."""
-    return tuple(backend for backend in BACKENDS if find_spec(backend) is not None)
+    return tuple(backend for backend in PACKAGES if find_spec(backend) is not None)
 
 
 def versions(backends: Iterable[str], peers: bool = False) -> dict[str, str]:

@@ -13,8 +13,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from grl.datasets import Task
-from grl.demo import loss_gaps
 from grl.experiment import Result
+from grl.experiment.demo import loss_gaps
 from grl.report.features import draw_domains, draw_points, embed, legend_below
 from grl.report.style import BACKENDS, GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
 

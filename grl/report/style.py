@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grl.checkpoint import replacing
-from grl.config import ConfigError
+from grl.experiment.config import ConfigError
 
 __all__ = [
     "BACKENDS",

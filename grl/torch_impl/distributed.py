@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,8 +19,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grl.config import Config, ConfigError
-from grl.processes import Processes, ProcessLostError
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.processes import Processes, ProcessLostError
 
 __all__ = ["fill", "find_device", "full", "gather", "join", "local", "mean", "spread"]
 
@@ -56,6 +58,7 @@ def join(config: Config) -> Iterator[Processes]:
             f"process {index} of {count}: another one has ended, or was waited for in vain for {config.timeout} s"
             f" (--timeout): {str(error).splitlines()[0]}"
         ) from error
+    gc.collect()  # a DistributedDataParallel that outlives its process group may wait for it forever
     dist.destroy_process_group()
 
 
@@ -103,6 +106,8 @@ def spread(objective: nn.Module, parts: list[nn.Module], sharding: str) -> nn.Mo
         _normalise_over_all(part)
     if sharding == "fsdp":
         device = next(parts[0].parameters()).device
+        # A flattened map and the reversal are views, and nobody changes them in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for part in parts:  # each a root of its own, as `predict` calls them one by one
             part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP cuts no other

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from grl.architecture import Architecture, Weights
+from grl.experiment.processes import ALONE, Processes, check_shares
 from grl.parity import DomainGradientReport, domain_gradient_report
-from grl.processes import ALONE, Processes, check_shares
 from grl.torch_impl.dann import DANN, MLP, ConvNet
 from grl.torch_impl.distributed import fill, find_device, full, gather, local, mean, spread
 

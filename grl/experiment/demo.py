@@ -9,8 +9,9 @@ from os import PathLike
 from typing import Any
 
 from grl.checkpoint import replacing
-from grl.config import BACKENDS, Config
-from grl.experiment import Result, Update, load_data, train
+from grl.experiment.config import BACKENDS, Config
+from grl.experiment.result import Result, Update
+from grl.experiment.run import load_data, train
 
 __all__ = ["METHODS", "figures", "installed_backends", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grl.config import Config
 from grl.datasets import Samples, Task
 from grl.datasets.ahead import ahead
-from grl.loop import CHUNK
-from grl.processes import ALONE, Processes
+from grl.experiment.config import Config
+from grl.experiment.loop import CHUNK
+from grl.experiment.processes import ALONE, Processes
 
 __all__ = ["batches", "fingerprint", "stream"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from grl.config import ConfigError
+from grl.experiment.config import ConfigError
 
 __all__ = ["ALONE", "ProcessLostError", "Processes", "check_shares", "launched"]
 

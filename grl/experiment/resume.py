@@ -18,13 +18,14 @@ from typing import Any
 
 from grl.architecture import Weights
 from grl.checkpoint import CheckpointError, replacing
-from grl.config import Config, ConfigError
-from grl.log import read_log
+from grl.experiment.config import Config, ConfigError, shown
+from grl.experiment.log import read_log
 
 __all__ = [
     "NAME",
     "Checkpoint",
     "Done",
+    "check_network",
     "check_state",
     "load_checkpoint",
     "remove_checkpoint",
@@ -132,7 +133,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     content = _read_json(path)
     try:
         if content["format"] != _FORMAT:
-            raise CheckpointError(f"{path}: has the format {content['format']!r}; accepted is {_FORMAT}.")
+            raise CheckpointError(f"{path}: has the format {shown(content['format'])}; accepted is {_FORMAT}.")
         if content.pop("sha256") != _digest(content):
             raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 is another.")
         config = Config.from_json(content["config"])
@@ -160,6 +161,24 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(config, done, data, versions, state, tuple(history))
 
 
+def check_network(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Make sure that a checkpoint has the weights of the network in its settings, before that takes memory.
+
+    Args:
+        checkpoint: what is to be gone on from.
+        shapes: name → shape of all weights.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    found = {name: array.shape for name, array in checkpoint.state.items()}
+    for name, shape in shapes.items():
+        if found.get(f"model/{name}") != shape:
+            raise CheckpointError(
+                f"{_of(checkpoint)}: 'model/{name}' is of shape {found.get(f'model/{name}')}; expected is {shape}."
+            )
+
+
 def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, Any]) -> None:
     """Make sure that a checkpoint is of this network, with this optimiser, on these data.
 
@@ -171,16 +190,18 @@ def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, An
     Raises:
         CheckpointError: it is not.
     """
-    name, state = f"checkpoint of step {checkpoint.done.step}", checkpoint.state
+    name, state = _of(checkpoint), checkpoint.state
     for key in sorted(expected.keys() ^ state.keys()):
-        raise CheckpointError(f"{name}: {key!r} {'is missing' if key in expected else 'has no place in this network'}.")
+        raise CheckpointError(
+            f"{name}: {shown(key)} {'is missing' if key in expected else 'has no place in this network'}."
+        )
     for key, array in expected.items():
         if (array.shape, array.dtype) != (state[key].shape, state[key].dtype):
             kinds = [f"{kind.dtype} of shape {kind.shape}" for kind in (state[key], array)]
             raise CheckpointError(f"{name}: {key!r} is {kinds[0]}; expected is {kinds[1]}.")
     for key, value in data.items():
         if checkpoint.data.get(key) != value:
-            found = f"{key} is {value!r}; was {checkpoint.data.get(key)!r}"
+            found = f"{key} is {value!r}; was {shown(checkpoint.data.get(key))}"
             raise CheckpointError(f"{name}: the data are not those that it was trained on: {found}.")
 
 
@@ -241,6 +262,10 @@ def _number(value: Any, kind: Any) -> Any:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _of(checkpoint: Checkpoint) -> str:
+    return f"checkpoint of step {checkpoint.done.step}"
 
 
 def _where(folder: str | os.PathLike[str], step: int) -> str:

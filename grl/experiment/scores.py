@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from grl.config import Config
 from grl.datasets import Task
+from grl.experiment.config import Config
 
 __all__ = ["Features", "FeaturesOf", "accuracy", "domain_accuracy", "predict", "proxy_a_distance", "score"]
 

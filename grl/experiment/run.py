@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import grl
-from grl.architecture import Architecture, initial_weights
-from grl.batches import batches, fingerprint, stream
-from grl.checkpoint import CheckpointError, check_weights, load_weights
-from grl.config import Config, ConfigError
+from grl.checkpoint import CheckpointError
 from grl.datasets import DataError, Task, load_path, load_task
-from grl.faults import FILES, Fault, FaultError, StoppedError, save_fault
-from grl.log import Log
-from grl.loop import run_steps
+from grl.experiment.backend import build_architecture, build_trainer, import_backend, versions
+from grl.experiment.batching import batches, fingerprint, stream
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.faults import FILES, Fault, FaultError, StoppedError, save_fault
+from grl.experiment.log import Log
+from grl.experiment.loop import run_steps
+from grl.experiment.processes import ALONE, Processes
+from grl.experiment.result import Result, Update, look
+from grl.experiment.resume import (
+    Checkpoint,
+    Done,
+    check_network,
+    check_state,
+    remove_checkpoint,
+    save_checkpoint,
+)
+from grl.experiment.scores import score
 from grl.parity import DomainGradientReport
-from grl.processes import ALONE, Processes, ProcessLostError, launched
-from grl.result import Result, Snapshot, Update, look, prepare_directory, save
-from grl.resume import Checkpoint, Done, check_state, load_checkpoint, remove_checkpoint, save_checkpoint
-from grl.scores import score
 
-__all__ = [
-    "CheckpointError",
-    "Config",
-    "ConfigError",
-    "FaultError",
-    "ProcessLostError",
-    "Processes",
-    "Result",
-    "Snapshot",
-    "StoppedError",
-    "Update",
-    "batches",
-    "build_trainer",
-    "join",
-    "load_checkpoint",
-    "load_data",
-    "load_weights",
-    "prepare_directory",
-    "report_gradients",
-    "save",
-    "train",
-    "versions",
-]
+__all__ = ["load_data", "report_gradients", "train"]
 
 Folder = str | PathLike[str]
 
@@ -101,6 +80,8 @@ def train(
         )
     with processes.agree(ConfigError, CheckpointError, DataError):
         task = load_data(config) if task is None else task
+        if resume is not None:
+            check_network(resume, build_architecture(task, config).shapes())
         trainer = build_trainer(task, config, processes)
     before = look(trainer, task)
     done, history = _run(trainer, task, config, out, resume, progress, stop, processes)
@@ -120,41 +101,6 @@ def train(
         "history": history,
     }
     return Result(config, task, metrics, trainer.weights(), before, look(trainer, task))
-
-
-@contextmanager
-def join(config: Config) -> Iterator[Processes]:
-    """Join the other processes of a run, if the environment says that there are any; leave them at the end.
-
-    Args:
-        config: the settings, which are the same in all but for paths; backend, device and timeout are read.
-
-    Yields:
-        The processes, to give to `train`; a process on its own gets `ALONE`.
-
-    Raises:
-        ConfigError: the environment is another framework's, is not complete, or the settings differ.
-        ProcessLostError: another process does not come; or one has ended, or keeps this one waiting, in the block.
-        ImportError: the backend is not installed.
-
-    Example:
-        >>> with join(Config(backend="torch")) as processes:
-        ...     processes.index, processes.count
-        (0, 1)
-    """
-    framework, _, count = launched()
-    if framework is None:
-        yield ALONE
-        return
-    if framework != config.backend:
-        how = {"torch": "torchrun", "jax": "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"}
-        raise ConfigError(
-            f"backend: got {config.backend!r} in one of {count} processes that are started for {framework!r}; accepted"
-            f" is {framework!r}, or a start by {how[config.backend]}."
-        )
-    with _backend(config, "distributed").join(config) as processes:
-        processes.check_same("settings", repr(replace(config, data=None, start=_digest(config.start))))
-        yield processes
 
 
 def report_gradients(config: Config, *, task: Task | None = None) -> DomainGradientReport:
@@ -185,41 +131,6 @@ def load_data(config: Config, follow: Callable[[int], None] | None = None) -> Ta
     if config.data is None:
         return load_task(config.task)
     return load_path(config.data, memory=config.data_memory, on_bad_data=config.on_bad_data, follow=follow)
-
-
-def build_trainer(task: Task, config: Config, processes: Processes = ALONE) -> Any:
-    """Return the backend's `Trainer` at the weights that the run starts from.
-
-    Args:
-        task: the data.
-        config: the settings.
-        processes: those that train together.
-
-    Returns:
-        A `grl.torch_impl.training.Trainer`, or JAX's.
-
-    Raises:
-        ConfigError, CheckpointError, ImportError: as `train` does.
-    """
-    if config.method == "target" and task.y_target is None:
-        raise ConfigError(f"{task.name}: the method 'target' trains on labelled target data, and there is no y_target.")
-    architecture = _architecture(task, config)
-    weights = initial_weights(architecture, config.seed)
-    if config.start is not None:
-        expected, weights = weights, load_weights(config.start)
-        check_weights(config.start, weights, expected)
-    try:
-        return _backend(config).Trainer(architecture, config, weights, processes)
-    except LookupError as error:  # the one that a backend raises for a device it does not find
-        raise ConfigError(str(error.args[0])) from error
-
-
-def _architecture(task: Task, config: Config) -> Architecture:
-    sizes = config.channels, config.hidden, config.label_hidden, config.domain_hidden
-    try:
-        return Architecture(task.sample_shape, task.num_classes, *sizes)
-    except ValueError as error:
-        raise ConfigError(f"{task.name}: {error}") from error
 
 
 def _run(
@@ -270,19 +181,20 @@ def _run(
                 if asked:
                     raise StoppedError(done.step, config.steps, out)
         except FaultError as error:
+            fault = error.fault
             with processes.agree(ConfigError):
+                if processes.count > 1:
+                    fault = _of_all(fault, task, config)
                 if writes is not None:
-                    save_fault(_of_all(error.fault, task, config, processes), writes)
-            raise FaultError(error.fault, out) from None
+                    save_fault(fault, writes)
+            raise FaultError(fault, out) from None
     return done, log.records
 
 
-def _of_all(fault: Fault, task: Task, config: Config, processes: Processes) -> Fault:
-    """Return a fault with the whole batch, and what the reversal does to it, where a process has seen its part."""
-    if processes.count == 1:
-        return fault
+def _of_all(fault: Fault, task: Task, config: Config) -> Fault:
+    """Return a fault of several processes with the whole batch, and what the reversal does to it."""
     batch = next(batches(task, config, fault.step - 1))
-    alone = _backend(config).Trainer(_architecture(task, config), config, fault.weights)
+    alone = import_backend(config).Trainer(build_architecture(task, config), config, fault.weights)
     report = alone.report_gradients(*batch, fault.coeff) if config.method == "dann" else None
     return replace(fault, batch=batch, report=report)
 
@@ -297,26 +209,3 @@ def _clear(out: Folder) -> None:
     remove_checkpoint(out)
     for name in FILES:
         (Path(out) / name).unlink(missing_ok=True)
-
-
-def _backend(config: Config, room: str = "training") -> Any:
-    extra = config.backend
-    try:
-        return importlib.import_module(f"grl.{extra}_impl.{room}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "jax", "jaxlib", "flax", "optax"):
-            raise
-        raise ImportError(f'the backend {extra!r} needs {error.name}: pip install "grl[{extra}]"') from error
-
-
-def versions(config: Config) -> dict[str, str]:
-    """Return the versions of the packages that the figures of a run depend on."""
-    own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
-    return {**own, **_backend(config).versions()}
-
-
-def _digest(path: str | None) -> str | None:
-    try:
-        return None if path is None else sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return None  # refused where it is loaded

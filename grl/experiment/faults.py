@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from grl.architecture import Weights
 from grl.checkpoint import replacing, save_weights
-from grl.config import ConfigError
+from grl.experiment.config import ConfigError
 from grl.parity import DomainGradientReport
 
 __all__ = ["FILES", "Fault", "FaultError", "StoppedError", "save_fault"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from grl.architecture import Weights
 from grl.checkpoint import replacing, save_weights
-from grl.config import Config, ConfigError
 from grl.datasets import Task
+from grl.experiment.config import Config, ConfigError
 
 __all__ = ["Result", "Snapshot", "Update", "look", "prepare_directory", "save"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grl.config import Config
-from grl.faults import Fault, FaultError
-from grl.resume import Done
+from grl.experiment.config import Config
+from grl.experiment.faults import Fault, FaultError
+from grl.experiment.resume import Done
 
 __all__ = ["CHUNK", "Chunk", "chunk", "run_steps"]
 
@@ -123,7 +123,7 @@ def _is_well(trainer: Any, config: Config, found: Sequence[Array]) -> bool:
 def _describe(trainer: Any, config: Config, step: int, arrays: Sequence[Array], found: Sequence[Array]) -> Fault:
     x, y, x_target, coeff, rates = arrays
     report = None
-    if config.method == "dann":
+    if config.method == "dann" and trainer.processes.count == 1:  # of several each knows its part of the batch alone
         with np.errstate(all="ignore"):
             report = trainer.report_gradients(x, y, x_target, float(coeff))
     return Fault(

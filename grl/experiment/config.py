@@ -11,10 +11,11 @@ from typing import Any
 from grl.datasets import ON_BAD_DATA
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
 
-__all__ = ["BACKENDS", "METHODS", "Config", "ConfigError"]
+__all__ = ["BACKENDS", "METHODS", "Config", "ConfigError", "shown"]
 
 BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
+
 _LARGEST_BATCH = 1_000_000  # more is a slip of the hand, and its permutations alone would fill the memory
 _CHOICES = {
     "backend": BACKENDS,
@@ -139,19 +140,21 @@ class Config:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(settings, dict) or settings.keys() != names:
-            wrong = sorted(names ^ settings.keys()) if isinstance(settings, dict) else "something else"
-            raise ConfigError(f"config: got {wrong} too few or too many; accepted are all settings, and no other.")
+            wrong = shown(sorted(names ^ settings.keys())) if isinstance(settings, dict) else "something else"
+            raise ConfigError(
+                f"config: got {wrong} too few or too many; accepted are all settings, and no other."
+            )
         return cls(**settings)
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"{name}: got {getattr(self, name)!r}; accepted is {' or '.join(map(repr, choices))}."
+                    f"{name}: got {shown(getattr(self, name))}; accepted is {' or '.join(map(repr, choices))}."
                 )
         for name in ("task", "data", "schedule", "device", "start"):
             if self._is_given(name) and not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name}: got {getattr(self, name)!r}; accepted is a text.")
+                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; accepted is a text.")
         for name, least in _SMALLEST.items():
             if self._is_given(name):
                 _check_integer(name, getattr(self, name), least)
@@ -161,7 +164,7 @@ class Config:
             if self._is_given(name):
                 _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
         if not isinstance(self.tensorboard, bool):
-            raise ConfigError(f"tensorboard: got {self.tensorboard!r}; accepted is True or False.")
+            raise ConfigError(f"tensorboard: got {shown(self.tensorboard)}; accepted is True or False.")
         _check_real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1)
         _check_real("decay", self.decay, "from 0", lambda value: value >= 0)
         for field in fields(self):
@@ -195,6 +198,12 @@ _RECOMMENDED: dict[str, dict[str, Any]] = {
 }
 
 
+def shown(value: Any) -> str:
+    """Return what came, for a message: whoever wrote a file may have written a long text into it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} …"
+
+
 def _parse_schedule(text: str, steps: int) -> Schedule:
     kind, *parts = text.split(":")
     try:
@@ -207,22 +216,22 @@ def _parse_schedule(text: str, steps: int) -> Schedule:
             return ConstantSchedule(*(numbers or (1.0,)))
     except ValueError:
         pass  # no number, or not a finite one: the sentence below says what is accepted
-    raise ConfigError(f"schedule: got {text!r}; accepted is dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
+    raise ConfigError(f"schedule: got {shown(text)}; accepted is dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
 
 
 def _check_integer(name: str, value: Any, smallest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
-        raise ConfigError(f"{name}: got {value!r}; accepted is an integer from {smallest}.")
+        raise ConfigError(f"{name}: got {shown(value)}; accepted is an integer from {smallest}.")
 
 
 def _check_real(name: str, value: Any, accepted: str, accepts: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not accepts(value):
-        raise ConfigError(f"{name}: got {value!r}; accepted is a finite number {accepted}.")
+        raise ConfigError(f"{name}: got {shown(value)}; accepted is a finite number {accepted}.")
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        raise ConfigError(f"{name}: got {sizes!r}; accepted is one size for each layer.")
+        raise ConfigError(f"{name}: got {shown(sizes)}; accepted is one size for each layer.")
     for size in sizes:
         _check_integer(name, size, 1)
     if not sizes and name in ("channels", "hidden"):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from grl.checkpoint import CheckpointError, replacing
-from grl.config import ConfigError
+from grl.experiment.config import ConfigError
 
 __all__ = ["NAME", "Log", "read_log"]
 
@@ -52,7 +52,7 @@ class Log:
                 temporary.write_bytes(lines)
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             if tensorboard:
-                from grl.events import EventFile
+                from grl.experiment.events import EventFile
 
                 self._events = EventFile(self._path.parent, self.records[-1]["step"] if self.records else 0)
         except OSError as error:

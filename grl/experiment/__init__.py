@@ -1,0 +1,36 @@
+"""Domain-adaptation experiments, framework-free: the same weights, batches, λ and learning rates for any backend."""
+
+from grl.checkpoint import CheckpointError, load_weights
+from grl.experiment.backend import build_trainer, versions
+from grl.experiment.batching import batches
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.faults import FaultError, StoppedError
+from grl.experiment.joining import join
+from grl.experiment.processes import Processes, ProcessLostError
+from grl.experiment.result import Result, Snapshot, Update, prepare_directory, save
+from grl.experiment.resume import load_checkpoint
+from grl.experiment.run import load_data, report_gradients, train
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "FaultError",
+    "ProcessLostError",
+    "Processes",
+    "Result",
+    "Snapshot",
+    "StoppedError",
+    "Update",
+    "batches",
+    "build_trainer",
+    "join",
+    "load_checkpoint",
+    "load_data",
+    "load_weights",
+    "prepare_directory",
+    "report_gradients",
+    "save",
+    "train",
+    "versions",
+]
