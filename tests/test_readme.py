@@ -98,6 +98,18 @@ def test_the_speeds_are_the_measured_ones() -> None:
         assert ("missed" in row[2]) == (target["value"] > target["bound"])
 
 
+def test_the_tables_of_scaling_are_the_measured_ones() -> None:
+    pytest.importorskip("rich")
+    from benchmarks.record import load
+    from benchmarks.scale_out import tables
+
+    guide = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
+    (path,) = re.findall(r"benchmarks/results/scale-out-[\w-]+\.json", guide)
+    for table in tables(load(ROOT / path)[1]):
+        for row in zip(*(column.cells for column in table.columns), strict=True):
+            assert " | ".join(map(str, row)).strip() in guide
+
+
 def test_the_table_of_the_demo_is_the_measured_one() -> None:
     names = {"torch": "PyTorch", "jax": "JAX", "source-only": "source only", "dann": "DANN"}
     for run in json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))["runs"]:

@@ -141,9 +141,7 @@ class Config:
         names = {field.name for field in fields(cls)}
         if not isinstance(settings, dict) or settings.keys() != names:
             wrong = shown(sorted(names ^ settings.keys())) if isinstance(settings, dict) else "something else"
-            raise ConfigError(
-                f"config: got {wrong} too few or too many; accepted are all settings, and no other."
-            )
+            raise ConfigError(f"config: got {wrong} too few or too many; accepted are all settings, and no other.")
         return cls(**settings)
 
     def __post_init__(self) -> None:
