@@ -49,6 +49,36 @@ def both(name: str, **how: Any) -> tuple[Any, Any]:
     return ours, theirs
 
 
+class TorchDecoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.up = nn.Linear(5, 4 * 3 * 2), nn.ConvTranspose2d(4, 2, 2, stride=2)
+
+    def forward(self, x: Any) -> Any:
+        return self.up(torch.relu(self.fc(x)).unflatten(1, (4, 3, 2)))
+
+
+class JaxDecoder(nnx.Module):
+    def __init__(self, pixel_by_pixel: bool, rngs: Any) -> None:
+        self.fc, self.pixel_by_pixel = nnx.Linear(5, 24, rngs=rngs), pixel_by_pixel
+        self.up = nnx.ConvTranspose(4, 2, (2, 2), strides=(2, 2), padding="VALID", rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        x = nnx.relu(self.fc(x))
+        return self.up(x.reshape(-1, 3, 2, 4) if self.pixel_by_pixel else x.reshape(-1, 4, 3, 2).transpose(0, 2, 3, 1))
+
+
+def test_a_map_that_is_made_of_vectors_in_another_order_is_named() -> None:
+    ours, right, wrong = TorchDecoder(), JaxDecoder(False, nnx.Rngs(0)), JaxDecoder(True, nnx.Rngs(0))
+    x = RNG.normal(size=(3, 5))
+    for theirs in (right, wrong):
+        copy_weights(ours, theirs)
+    assert_parity(ours, right, x)
+    divergence = compare(ours, wrong, x).first_divergence
+    assert divergence.causes[0] == "flatten_order"
+    assert divergence.where == "fc → up"
+
+
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_right_port_agrees(name: str, double: bool) -> None:

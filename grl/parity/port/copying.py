@@ -29,7 +29,8 @@ def copy_weights(
 
     A layer behind a flattened feature map has its inputs in the order (C, H, W) in PyTorch and (H, W, C) in nnx, and is
     permuted. Which layers those are, and whether this nnx model has that order, is found out by an experiment: a
-    channel is changed, and the layer's inputs that change with it are looked at (see `find_flattened`).
+    channel is changed, and the layer's inputs that change with it are looked at (see `find_flattened`). The outputs of
+    a layer are never permuted: where they become a feature map, nnx has to take them as (C, H, W) too.
 
     Args:
         source: an `nn.Module` or an `nnx.Module`.

@@ -109,7 +109,7 @@ def flatten_order(evidence: Evidence) -> str | None:
             for words in _orders_of_inputs(ours, theirs):
                 return f"{name} is made for {words}"
         return None
-    return evidence.try_out(("flatten", "view", "reshape"), _orders, earlier=True)
+    return evidence.try_out(("flatten", "unflatten", "view", "reshape"), _orders, earlier=True)
 
 
 @cause(EXPERIMENTS, "transposed_kernel")
@@ -153,6 +153,8 @@ def rearrangements(shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...
 def _orders(call: Call, _: Any) -> Iterator[Variant]:
     """Each order of all axes but the batch's; and the way back, for weights that were made for that order."""
     x = next((a for a in call.arguments[0] if isinstance(a, Tensor)), None)
+    if x is not None and x.ndim == 2:
+        yield "PyTorch gives the nnx model's with the features taken as (…, C) and not as (C, …)", _to_map_channels_last
     if x is None or x.ndim < 3 or x.ndim > 5:
         return
     same = tuple(range(1, x.ndim))
@@ -174,6 +176,12 @@ def _orders(call: Call, _: Any) -> Iterator[Variant]:
 
             words = "the weights are made for" if inverse else "PyTorch gives the nnx model's with"
             yield f"{words} the axes in the order {order}, and here they come as {(0, *same)}", change
+
+
+def _to_map_channels_last(function: Any, args: Any, kwargs: Any) -> Any:
+    """Make a feature map of vectors, but take them pixel by pixel."""
+    y = function(*args, **kwargs)
+    return y if y.ndim < 3 else y.reshape(len(y), *y.shape[2:], y.shape[1]).movedim(-1, 1)
 
 
 def _rearranged(ours: Array, theirs: Array) -> str | None:
