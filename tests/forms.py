@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 
 import oracle
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-HAS_JAX = importlib.util.find_spec("jax") is not None
-HAS_FLAX = HAS_JAX and importlib.util.find_spec("flax") is not None
+from installed import HAS_JAX, HAS_TORCH
 
 BACKENDS = [importlib.import_module(name) for name, there in (("in_torch", HAS_TORCH), ("in_jax", HAS_JAX)) if there]
 

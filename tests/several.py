@@ -9,19 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
-from forms import HAS_FLAX, HAS_TORCH
-
 ROOT = Path(__file__).parent.parent
 LONGEST = 200  # seconds of a process: a busy machine takes long to import a framework
 
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-needs_jax = pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
-each_backend = pytest.mark.parametrize(
-    "backend", [pytest.param("torch", marks=needs_torch), pytest.param("jax", marks=needs_jax)]
-)
-deep = pytest.mark.skipif(not os.environ.get("GRL_DEEP"), reason="GRL_DEEP=1 runs it")
 
 Start = Callable[..., list[subprocess.Popen[str]]]
 

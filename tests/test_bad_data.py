@@ -16,13 +16,12 @@ import pytest
 pytest.importorskip("PIL")
 
 from grl.datasets import DataError, load_path
-from grl.experiment.demo import installed_backends
 
+from installed import INSTALLED
 from layouts import arrays, scaled, write_images, write_npy, write_shards
 
 pytestmark = pytest.mark.trains
 
-INSTALLED = installed_backends()
 each_memory = pytest.mark.parametrize("memory", [0, 1024], ids=["in files", "in memory"])
 
 

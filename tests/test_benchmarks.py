@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from installed import needs_torch
+
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from grl.parity import assert_same_bits, strategies, ulp_distance
 from grl.parity.bits import COMPLEX, REAL, UNSIGNED, array_of, bits_of, decode, tensor_of
 
-from forms import HAS_JAX, HAS_TORCH
+from installed import HAS_JAX, HAS_TORCH
 
 DTYPES = (*REAL, *COMPLEX)
 

@@ -19,17 +19,15 @@ pytest.importorskip("rich")
 
 from grl.cli import main
 from grl.parity import Cell, CheckError, check_layer
-from grl.parity.check import installed_backends, select, versions
+from grl.parity.check import select, versions
 from grl.parity.forms import our_forms
 from grl.parity.matrix import STATUSES, counts, records
 from grl.parity.peers import peer_forms
 from grl.report.style import BACKENDS
 
-from forms import HAS_FLAX
+from installed import HAS_FLAX, INSTALLED, each_backend
 
-INSTALLED = installed_backends()
 ROOT = Path(__file__).resolve().parent.parent
-each_backend = pytest.mark.parametrize("backend", INSTALLED)
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs a framework")
 
 # A module as users have it: in the working directory.

@@ -22,22 +22,16 @@ pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
 from grl.experiment import CheckpointError, StoppedError, load_checkpoint, load_weights, train
-from grl.experiment.config import BACKENDS, Config
-from grl.experiment.demo import installed_backends
+from grl.experiment.config import Config
 from grl.experiment.loop import chunk
 from grl.experiment.resume import Checkpoint, Done, save_checkpoint
+
+from installed import INSTALLED, any_backend, both_backends, each_backend
 
 pytestmark = pytest.mark.trains
 
 ROOT = Path(__file__).resolve().parent.parent
 DEEP = bool(os.environ.get("GRL_DEEP"))
-INSTALLED = installed_backends()
-each_backend = pytest.mark.parametrize("backend", [
-    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
-    for name in BACKENDS
-])  # fmt: skip
-both_backends = pytest.mark.skipif(len(INSTALLED) < 2, reason="needs both frameworks")
-any_backend = pytest.mark.skipif(not INSTALLED, reason="needs a framework")
 
 
 def config_of(backend: str, **settings: Any) -> Config:

@@ -23,19 +23,12 @@ pytest.importorskip("safetensors")
 from grl.cli import main
 from grl.experiment import build_trainer, load_data, load_weights
 from grl.experiment.config import Config
-from grl.experiment.demo import installed_backends
-from grl.report.style import BACKENDS
+
+from installed import INSTALLED, any_backend, both_backends, each_backend
 
 pytestmark = pytest.mark.trains
 
-INSTALLED = installed_backends()
 FILES = {"config.json", "metrics.json", "metrics.jsonl", "model.safetensors", "report.png"}
-each_backend = pytest.mark.parametrize("backend", [
-    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
-    for name in BACKENDS
-])  # fmt: skip
-both_backends = pytest.mark.skipif(len(INSTALLED) < 2, reason="needs both frameworks")
-any_backend = pytest.mark.skipif(not INSTALLED, reason="needs a framework")
 
 
 class Output(NamedTuple):

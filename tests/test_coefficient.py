@@ -10,7 +10,8 @@ import pytest
 from grl.coefficient import ACCEPTED, aligned_shape, finite_number
 
 import oracle
-from forms import FORMS, HAS_JAX, HAS_TORCH, LAYERS, Form, Layer
+from forms import FORMS, LAYERS, Form, Layer
+from installed import HAS_JAX, HAS_TORCH
 
 TYPE_ERRORS = {
     "bool": (True, "coeff: got True of type bool; accepted is {}."),

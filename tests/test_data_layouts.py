@@ -18,18 +18,13 @@ from grl.datasets import DataError, Samples, Task, load_path
 from grl.datasets.ahead import ahead
 from grl.datasets.samples import Part
 from grl.experiment import batches, train
-from grl.experiment.config import BACKENDS, Config
-from grl.experiment.demo import installed_backends
+from grl.experiment.config import Config
 
+from installed import INSTALLED, each_backend
 from layouts import LAYOUTS, arrays, scaled, write_images, write_npy, write_npz
 
 pytestmark = pytest.mark.trains
 
-INSTALLED = installed_backends()
-each_backend = pytest.mark.parametrize("backend", [
-    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
-    for name in BACKENDS
-])  # fmt: skip
 each_memory = pytest.mark.parametrize("memory", [0, 1024], ids=["in files", "in memory"])
 
 

@@ -15,19 +15,14 @@ from grl.architecture import Architecture, initial_weights
 from grl.datasets import Task
 from grl.experiment import Update, batches, build_trainer, load_data, train
 from grl.experiment.config import BACKENDS, Config, ConfigError
-from grl.experiment.demo import installed_backends
 from grl.experiment.scores import domain_accuracy, proxy_a_distance
+
+from installed import INSTALLED, both_backends, each_backend
 
 pytestmark = pytest.mark.trains
 pytest.importorskip("sklearn")
 pytest.importorskip("mlxtend")
 
-INSTALLED = installed_backends()
-each_backend = pytest.mark.parametrize("backend", [
-    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
-    for name in BACKENDS
-])  # fmt: skip
-both_backends = pytest.mark.skipif(len(INSTALLED) < 2, reason="needs both frameworks")
 SGD = Config(optimizer="sgd", learning_rate=1e-2, dtype="float64", batch_size=16, steps=100)
 
 

@@ -15,16 +15,12 @@ pytest.importorskip("safetensors")
 from grl.checkpoint import save_weights
 from grl.datasets import Task
 from grl.experiment import FaultError, batches, build_trainer, load_checkpoint, load_data, load_weights, train
-from grl.experiment.config import BACKENDS, Config
-from grl.experiment.demo import installed_backends
+from grl.experiment.config import Config
+
+from installed import INSTALLED, each_backend
 
 pytestmark = pytest.mark.trains
 
-INSTALLED = installed_backends()
-each_backend = pytest.mark.parametrize("backend", [
-    pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
-    for name in BACKENDS
-])  # fmt: skip
 STEPS = 24
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from grl.parity import strategies
 
 import oracle
-from forms import FORMS, HAS_JAX, HAS_TORCH, Form
+from forms import FORMS, Form
+from installed import HAS_JAX, HAS_TORCH
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]

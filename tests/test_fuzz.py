@@ -35,15 +35,14 @@ from grl.cli import main
 from grl.datasets import DataError, load_path
 from grl.experiment import StoppedError, Update, load_checkpoint, train
 from grl.experiment.config import Config, ConfigError
-from grl.experiment.demo import installed_backends
 from grl.experiment.faults import FILES
 
+from installed import INSTALLED
 from layouts import arrays, write_images, write_npy, write_npz, write_packed_npz, write_packed_shards, write_shards
 from mutations import mutate, mutate_checkpoint, mutate_npz, mutate_png, mutate_safetensors, mutate_text
 
 pytestmark = pytest.mark.trains
 
-INSTALLED = installed_backends()
 TIMES = 10 if os.environ.get("GRL_DEEP") else 1
 SECONDS = 60  # a case takes milliseconds, but the first ones import a framework on a machine that may be busy
 

@@ -16,7 +16,7 @@ import pytest
 from grl.parity import DomainGradientReport, domain_gradient_report
 from grl.parity.verdict import explain_chance
 
-from forms import HAS_FLAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_TORCH
 
 pytestmark = pytest.mark.trains
 

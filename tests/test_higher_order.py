@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forms import FORMS, FORWARD_MODE_FORMS, HAS_JAX, HAS_TORCH, Form
+from forms import FORMS, FORWARD_MODE_FORMS, Form
+from installed import HAS_JAX, HAS_TORCH
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]

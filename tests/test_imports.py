@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from forms import HAS_FLAX, HAS_JAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_JAX, HAS_TORCH, needs_jax, needs_torch
 
 ROOT = Path(__file__).resolve().parent.parent
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-needs_jax = pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
-needs_flax = pytest.mark.skipif(not HAS_FLAX, reason="needs Flax")
 
 # Makes packages look as if they were not installed.
 BLOCKER = """

@@ -10,15 +10,14 @@ import pytest
 
 from grl.schedules import DannSchedule, LinearSchedule
 
-from forms import HAS_FLAX, HAS_TORCH, LAYERS, Layer
+from forms import LAYERS, Layer
+from installed import HAS_FLAX, HAS_TORCH, needs_flax, needs_torch
 
 TORCH = [layer for layer in LAYERS if layer.backend.BACKEND == "torch"]
 NNX = [layer for layer in LAYERS if layer.name == "nnx"]
 LINEN = [layer for layer in LAYERS if layer.name == "linen"]
 STATEFUL = TORCH + NNX
 
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-needs_flax = pytest.mark.skipif(not HAS_FLAX, reason="needs Flax")
 
 if HAS_TORCH:
     import torch

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
 from grl.parity.check import check_layer
 
-from forms import HAS_JAX, HAS_TORCH
-
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-needs_jax = pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
+from installed import HAS_JAX, HAS_TORCH, needs_jax, needs_torch
 
 if HAS_TORCH:
     import torch

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forms import FORMS, HAS_JAX, HAS_TORCH, LAYERS, Form, Layer
+from forms import FORMS, LAYERS, Form, Layer
+from installed import HAS_JAX, HAS_TORCH
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]

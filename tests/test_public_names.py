@@ -13,7 +13,7 @@ import pytest
 
 import grl
 
-from forms import HAS_FLAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_TORCH
 
 ROOT = Path(grl.__file__).parent
 TWINS = {

@@ -11,7 +11,7 @@ import pytest
 
 from grl.parity import assert_reverses, measure_reversal
 
-from forms import HAS_FLAX, HAS_JAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_JAX, HAS_TORCH
 
 
 class Torch:

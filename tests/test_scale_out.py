@@ -23,21 +23,18 @@ from grl.experiment import Result, train
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.processes import Processes, check_shares, launched
 
+from installed import deep, each_backend, needs_flax, needs_torch
 from several import (
     ROOT,
     Ended,
     Start,
-    deep,
     devices,
-    each_backend,
     end,
     free_port,
     jax_environments,
-    needs_jax,
-    needs_torch,
     slurm_environments,
     torch_environments,
-)  # fmt: skip
+)
 
 pytestmark = [pytest.mark.trains, pytest.mark.usefixtures("nobody_else")]
 
@@ -113,7 +110,7 @@ def test_torch_processes_train_the_model_of_one(
 ALL = ("moons", "images", "plain")
 
 
-@needs_jax
+@needs_flax
 @pytest.mark.parametrize(("count", "sharding", "names"), [
     (2, "replicated", ["images"]),
     (8, "fsdp", ["moons"]),
@@ -129,7 +126,7 @@ def test_jax_devices_train_the_model_of_one(
     assert json.loads((tmp_path / "0-0.json").read_text())["devices"] == count
 
 
-@needs_jax
+@needs_flax
 @pytest.mark.parametrize(("each", "sharding", "names", "environments"), [
     (1, "fsdp", ["images"], slurm_environments),
     *(
@@ -208,7 +205,7 @@ print(json.dumps([sorted(with_layer), sorted(without)]))
 """
 
 
-@needs_jax
+@needs_flax
 def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_had_not(
     images: str, start: Start
 ) -> None:
@@ -268,7 +265,7 @@ def test_the_guides_torchrun_trains_one_model_and_writes_one_run(tmp_path: Path,
     check_run(tmp_path / "run", "torch", ended.out)
 
 
-@needs_jax
+@needs_flax
 def test_the_guides_jax_processes_train_one_model_and_write_one_run(tmp_path: Path, start: Start) -> None:
     assert "JAX_PROCESS_ID=1 grl train" in BLOCKS[1]
     ended = in_shell(BLOCKS[1], start, tmp_path / "run")

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 import grl
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule
 
-from forms import HAS_JAX
+from installed import HAS_JAX, needs_jax
 
 if HAS_JAX:
     import jax
     import jax.numpy as jnp
 
-needs_jax = pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
 values = st.floats(-100, 100)
 totals = st.integers(1, 10**6)
 steps = st.integers(-(2**31), 2**31 - 1)

@@ -19,21 +19,20 @@ pytest.importorskip("safetensors")
 
 from grl.experiment import batches, load_checkpoint, load_data, load_weights, train
 from grl.experiment.config import Config
-from grl.experiment.demo import installed_backends
 from grl.experiment.faults import FILES
 
-from several import Start, deep, each_backend, end, environments_of, needs_jax, needs_torch
+from installed import INSTALLED, deep, each_backend, needs_flax, needs_torch
+from several import Start, end, environments_of
 
 pytestmark = [pytest.mark.trains, pytest.mark.usefixtures("nobody_else")]
 
 STEPS = {("torch", "fsdp"): 60}  # whose steps take ten times as long
-INSTALLED = installed_backends()
 # Each kind of run: how parameters are kept, by whom. JAX's two ways are one program with other shardings.
 each_kind = pytest.mark.parametrize(("backend", "sharding"), [
     pytest.param("torch", "replicated", marks=needs_torch),
     pytest.param("torch", "fsdp", marks=needs_torch),
-    pytest.param("jax", "replicated", marks=[needs_jax, deep]),
-    pytest.param("jax", "fsdp", marks=needs_jax),
+    pytest.param("jax", "replicated", marks=[needs_flax, deep]),
+    pytest.param("jax", "fsdp", marks=needs_flax),
 ])  # fmt: skip
 
 
@@ -107,7 +106,7 @@ def poisoned_steps(config: Config) -> dict[int, Any]:
 @pytest.mark.parametrize(("backend", "sharding"), [
     pytest.param("torch", "replicated", marks=[needs_torch, deep]),
     pytest.param("torch", "fsdp", marks=needs_torch),
-    pytest.param("jax", "fsdp", marks=[needs_jax, deep]),
+    pytest.param("jax", "fsdp", marks=[needs_flax, deep]),
 ])  # fmt: skip
 def test_a_nan_in_the_part_of_one_ends_all_and_the_step_is_kept_whole(
     backend: str, sharding: str, poisoned: Path, tmp_path: Path, start: Start

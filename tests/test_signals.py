@@ -19,10 +19,9 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
 from grl.experiment import load_checkpoint
-from grl.experiment.demo import installed_backends
 
-INSTALLED = installed_backends()
-any_backend = pytest.mark.skipif(not INSTALLED, reason="needs a framework")
+from installed import INSTALLED, any_backend
+
 ROOT = Path(__file__).resolve().parent.parent
 SENTENCE = "grl: interrupted; no file was left half written.\n"
 

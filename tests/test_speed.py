@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from forms import FORMS, HAS_JAX, HAS_TORCH, Form
+from forms import FORMS, Form
+from installed import HAS_JAX, HAS_TORCH, needs_torch
 
 pytestmark = pytest.mark.slow_timing
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 
 if HAS_TORCH:
     import torch

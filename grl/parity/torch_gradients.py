@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from grl.parity.reversal import homes, replaced
 from grl.torch_impl import function
 
-__all__ = ["NAME", "epsilon", "gradients", "is_real_float", "names", "parts", "pull_back"]
+__all__ = ["NAME", "epsilon", "gradients", "is_real_float", "names", "parts", "pull_back", "undone"]
 
 NAME = "PyTorch"
 Array = NDArray[Any]
@@ -98,7 +98,7 @@ def gradients(
     runs: list[None] = []
     known = dict(model.named_parameters())
     parameters: list[Tensor] = [known[name] for name in wanted]
-    with torch.enable_grad(), _undone(model), _bypassed(model, layer, runs) if bypass else nullcontext():
+    with torch.enable_grad(), undone(model), _bypassed(model, layer, runs) if bypass else nullcontext():
         value = loss(model, batch)
         found = [_differentiated(value * scale, parameters) for scale in scales]
     return float(value.detach()), [dict(zip(wanted, arrays, strict=True)) for arrays in found], len(runs)
@@ -115,7 +115,7 @@ def _differentiated(loss: Tensor, parameters: list[Tensor]) -> list[Array]:
 
 
 @contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
+def undone(model: nn.Module) -> Iterator[None]:
     """Draw the same random numbers in each block, and undo what a forward pass changes."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from grl.parity.port.functions_torch import Call, Change, Functions
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
+from grl.parity.torch_gradients import undone
 
 __all__ = ["TorchModel", "to_tensors"]
 
@@ -73,7 +74,7 @@ class TorchModel:
         """Run forward and backward, and the optimiser's step if there is one."""
         seen = Recording()
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        with _undone(self.model), self._functions(changes) as functions, torch.enable_grad():
+        with undone(self.model), self._functions(changes) as functions, torch.enable_grad():
             with self._recording(seen, self.watched):
                 value = self._forward(seen)
             seen.dropouts = functions.dropouts
@@ -92,7 +93,7 @@ class TorchModel:
 
     def dropouts(self) -> list[float]:
         """Return the rates of the dropouts that are active, in the order of their calls."""
-        with _undone(self.model), self._functions(None) as functions, torch.no_grad():
+        with undone(self.model), self._functions(None) as functions, torch.no_grad():
             self.model(*self.inputs)
         return functions.dropouts
 
@@ -100,7 +101,7 @@ class TorchModel:
         """Return what one call of a layer gives, or the output, or the loss, when functions before it are changed."""
         seen = Recording()
         with (
-            _undone(self.model),
+            undone(self.model),
             self._functions(changes),
             torch.no_grad(),
             self._recording(seen, [key[0]], key),
@@ -111,7 +112,7 @@ class TorchModel:
 
     def statistics(self, changes: Mapping[int, Change] | None = None) -> dict[str, Array]:
         """Return the running statistics after a forward pass in which functions are changed."""
-        with _undone(self.model), self._functions(changes), torch.no_grad():
+        with undone(self.model), self._functions(changes), torch.no_grad():
             self.model(*self.inputs)
             return {name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
 
@@ -125,7 +126,7 @@ class TorchModel:
 
         names = self.watched if until is None else [*self.watched, until[0]]
         with (
-            _undone(self.model),
+            undone(self.model),
             self._functions(None, note, inside),
             torch.no_grad(),
             self._entered(inside),
@@ -162,7 +163,7 @@ class TorchModel:
             return change
 
         parameters = [dict(self.model.named_parameters())[name] for name in wanted]
-        with _undone(self.model), self._functions({i: watch(i) for i in indices}), torch.enable_grad():
+        with undone(self.model), self._functions({i: watch(i) for i in indices}), torch.enable_grad():
             value = self.loss(self.model(*self.inputs))
             for index in indices:
                 scaled[:] = [index]
@@ -340,21 +341,6 @@ def _count_reversals(node: Any) -> int:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
     return sum(isinstance(node, BackwardCFunction) for node in seen)
-
-
-@contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
-    """Draw the same random numbers in each run, and undo what a forward pass changes."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=sorted(device or 0 for device in devices)):
-            torch.manual_seed(0)
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def _numpy(tensor: Tensor, copied: bool = False) -> Array:
