@@ -54,6 +54,13 @@ class Picky:
     def __init__(self, coeff):
         raise RuntimeError("not today")
 
+class Leaving:
+    def __init__(self, coeff):
+        raise SystemExit(0)
+
+def leaves(x, coeff):
+    raise SystemExit(0)
+
 class NotCallable:
     def __init__(self, coeff):
         pass
@@ -162,6 +169,13 @@ def test_a_refusal_is_no_failure(backend: str) -> None:
 
 
 @each_backend
+def test_a_layer_that_ends_the_process_is_a_refusal_too(backend: str) -> None:
+    output = grl("--target", f"theirs_{backend}:leaves", "--backend", backend, "--only", "eager")
+    assert output.status == 0
+    assert f"refuses {BACKENDS[backend]}, eager (leaves): SystemExit: 0" in output.out
+
+
+@each_backend
 @pytest.mark.parametrize("name", ["by_keyword", "Outer.right", "InTheConstructor", "InTheCall"])
 def test_targets_that_are_right(backend: str, name: str) -> None:
     output = grl("--target", f"theirs_{backend}:{name}", "--backend", backend, "--only", "eager", "--only", "double")
@@ -221,6 +235,7 @@ def test_picture_is_drawn_and_nothing_else_written(here: Path) -> None:
         ("THEIRS:made", "Made: takes no coefficient"),
         ("THEIRS:Unmakable", "Unmakable: takes no coefficient"),
         ("THEIRS:Picky", "Picky: cannot be made (RuntimeError: not today)"),
+        ("THEIRS:Leaving", "Leaving: cannot be made (SystemExit: 0)"),
         ("THEIRS:NotCallable", "NotCallable: makes objects that cannot be called"),
         ("THEIRS:NeedsWidth", "NeedsWidth: needs width too"),
     ],
@@ -261,6 +276,7 @@ def test_layers_that_learn_are_refused(backend: str, here: Path) -> None:
             "--target: got no --backend; accepted is --backend torch or --backend jax beside it.",
         ),
         (["--backend", "tensorflow"], "--backend: got 'tensorflow'; accepted is torch or jax."),
+        (["--only", ""], "--only: got ''; accepted is (a part of) a name, such as "),
         (["--only", "teleport"], "--only: got 'teleport'; accepted is (a part of) a name, such as "),
         (
             ["--json", "nowhere/a.json"],

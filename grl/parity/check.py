@@ -68,7 +68,7 @@ def select(backends: Sequence[str], parts: Iterable[str] | None = None) -> dict[
     known = {name for listed in names.values() for name in listed}
     for part in parts:
         found = {part} if part in known else {name for name in known if part.casefold() in name.casefold()}
-        if not found:
+        if not found or not part.strip():
             raise CheckError(f"transformations: got {part!r}; accepted is (a part of) a name, such as {_shown(known)}.")
         wanted |= found
     return {backend: [name for name in listed if name in wanted] for backend, listed in names.items()}

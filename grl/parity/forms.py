@@ -152,7 +152,7 @@ def _form_of_class(layer: type, backend: str, name: str) -> Form:
 def _made(name: str, build: Callable[[], Any]) -> Any:
     try:
         return build()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise CheckError(f"{name}: cannot be made ({reason}); accepted is {ACCEPTED}.") from error
 

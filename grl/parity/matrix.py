@@ -201,7 +201,7 @@ def _judge(transformation: Transformation, form: Form) -> tuple[str, str]:
             return "WRONG", str(error)
         except NotApplicable as error:
             return "n/a", str(error)
-        except Exception as error:  # whatever it is: the user was told
+        except (Exception, SystemExit) as error:  # whatever it is: the user was told
             return "refuses", f"{type(error).__name__}: {_first_words(error)}"
     return "ok", ""
 
@@ -219,6 +219,6 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_words(error: Exception, longest: int = 160) -> str:
+def _first_words(error: BaseException, longest: int = 160) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
