@@ -19,7 +19,7 @@ from trials import trials
 pytestmark = pytest.mark.trains
 
 TRIALS = 20 if os.environ.get("GRL_DEEP") else 1
-FIGURES = Path(__file__).parent.parent / "docs" / "planted-faults.json"
+DOCS = Path(__file__).parent.parent / "docs"
 CAUSES = {
     *("padding", "stride", "flatten_order", "transposed_kernel", "epsilon", "batchnorm_momentum", "batchnorm_variance"),
     *("gelu_approximation", "align_corners", "pool_padding_count", "dropout_active", "train_eval_mode"),
@@ -40,8 +40,12 @@ def test_every_cause_is_planted() -> None:
     assert set(FAULTS) == CAUSES
 
 
-def test_the_committed_figures_keep_the_promise() -> None:
-    faults = json.loads(FIGURES.read_text(encoding="utf-8"))["faults"]
+@pytest.mark.parametrize("name", ["planted-faults.json", "planted-faults-unseen.json"])
+def test_the_committed_figures_keep_the_promise(name: str) -> None:
+    figures = json.loads((DOCS / name).read_text(encoding="utf-8"))
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"{figures['named_first']} of {figures['trials']}" in readme
+    faults = figures["faults"]
     assert set(faults) == CAUSES
     for identifier, figures in faults.items():
         assert figures["trials"] >= 20, identifier
