@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import article, compare, compile, memory, op, scale, scale_out, step
+from benchmarks import article, compare, compile, layer, memory, op, scale, scale_out, step
 from benchmarks.draw import draw
 from benchmarks.forms import Backend, backends
 from benchmarks.machine import count_units, describe, find_device
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[Backend], Settings, Tell], list[Row]]] 
     "memory": memory.run,
     "compile": compile.run,
     "step": step.run,
+    "layer": layer.run,
     "scale": scale.run,
 }
 

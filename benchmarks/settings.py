@@ -105,6 +105,16 @@ class Settings:
         return self._of([1, 2, 4, 8, 16, 32, 64], [1, 4, 16], [1, 2])
 
     @property
+    def layer_size(self) -> int:
+        """The bytes of `layer`."""
+        return self._of(2**25, 2**22, 2**10)
+
+    @property
+    def layer_rounds(self) -> tuple[int, int]:
+        """The fewest and the most rounds of `layer`: as many as show one per cent on a CPU that others use."""
+        return self._of((201, 201), (5, 9), (2, 2))
+
+    @property
     def step_modes(self) -> list[str]:
         """Framework and mode of each training step that is timed."""
         every = ["torch eager", "jax jit", "torch compiled", "jax scan"]

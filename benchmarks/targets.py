@@ -107,7 +107,8 @@ def _large(rows: Sequence[Row]) -> Iterator[Target]:
     yield Target(
         f"{at}, both: {ours} / article Function", _ratio(rows, ours, "article Function", "both", **where), 1 / 1.7
     )
-    yield Target(f"{at}, both: GRL / {ours}", _ratio(rows, "GRL", ours, "both", **where), 1.01)
+    pair = where | {"benchmark": "layer"}
+    yield Target(f"{at}, both: GRL / {ours}", _ratio(rows, "GRL", ours, "both", **pair), 1.01)
     if find(rows, clock="device", **where):
         yield Target(f"{at}, backward: {ours} / copy", _ratio(rows, ours, "copy", "backward", **where), 1 / 0.9)
     else:
