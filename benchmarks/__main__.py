@@ -56,7 +56,7 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
     for name, why in missing.items():
         console.print(f"{name} is not measured: {why}", soft_wrap=True)
     rows: list[Row] = []
-    with _quiet(), _progress(console) as progress:
+    with _Quiet(), _progress(console) as progress:
         for name in options.only:
             bar = progress.add_task(name)
 
@@ -129,7 +129,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801
+class _Quiet(warnings.catch_warnings):
     """Keep what other packages' layers warn of, and that `torch.compile` gives up on one, out of the tables."""
 
     def __enter__(self) -> None:  # type: ignore[override]

@@ -164,7 +164,7 @@ def _equinox(form: Form, differentiate: Callable[[Any, Any], Callable[..., Any]]
 
     def gradient(layer: Any) -> Any:
         model = Model(equinox.nn.Linear(3, 3, key=jax.random.key(0)), layer)
-        loss = lambda model, x: jax.vmap(model)(x).sum()  # noqa: E731
+        loss = lambda model, x: jax.vmap(model)(x).sum()
         return differentiate(equinox, loss)(model, jnp.asarray(X)).first.weight
 
     _compare(gradient, form.make(COEFF), lambda x: x)

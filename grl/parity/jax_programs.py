@@ -175,7 +175,7 @@ def _scan_coeff(form: Form) -> None:
 @_transformation("cond")
 def _cond(form: Form) -> None:
     layer = form.make(COEFF)
-    loss = lambda x, reverse: lax.cond(reverse, loss_of(layer), loss_of(lambda x: x), x)  # noqa: E731
+    loss = lambda x, reverse: lax.cond(reverse, loss_of(layer), loss_of(lambda x: x), x)
     gradient = jax.jit(jax.grad(loss))
     same(gradient(the_x(), True), -COEFF * FIRST, "gradient of the branch with the layer")
     same(gradient(the_x(), False), FIRST, "gradient of the branch without")
@@ -184,7 +184,7 @@ def _cond(form: Form) -> None:
 @_transformation("fori_loop")
 def _fori(form: Form) -> None:
     layer = form.make(COEFF)
-    loss = lambda x: (jnp.asarray(WEIGHTS) * lax.fori_loop(0, 3, lambda _, x: jnp.sin(layer(x)), x)).sum()  # noqa: E731
+    loss = lambda x: (jnp.asarray(WEIGHTS) * lax.fori_loop(0, 3, lambda _, x: jnp.sin(layer(x)), x)).sum()
     same(jax.grad(loss)(the_x()), (-COEFF) ** 3 * _sines())
 
 
@@ -193,7 +193,7 @@ def _while(form: Form) -> None:
     gradient = jax.grad(loss_of(form.make(COEFF)))
 
     def ascend(x: Array) -> Array:
-        step = lambda state: (state[0] + 1, state[1] - 0.1 * gradient(state[1]))  # noqa: E731
+        step = lambda state: (state[0] + 1, state[1] - 0.1 * gradient(state[1]))
         return lax.while_loop(lambda state: state[0] < 3, step, (0, x))[1]
 
     expected = X.copy()
@@ -207,7 +207,7 @@ def _while_jvp(form: Form) -> None:
     layer = form.make(COEFF)
 
     def thrice(x: Array) -> Array:
-        step = lambda state: (state[0] + 1, jnp.sin(layer(state[1])))  # noqa: E731
+        step = lambda state: (state[0] + 1, jnp.sin(layer(state[1])))
         return lax.while_loop(lambda state: state[0] < 3, step, (0, x))[1]
 
     same(jax.jvp(thrice, (the_x(),), (jnp.asarray(WEIGHTS),))[1], (-COEFF) ** 3 * _sines(), "tangent")

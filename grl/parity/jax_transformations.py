@@ -209,7 +209,7 @@ def _per_sample_gradients(form: Form) -> None:
     weights = jnp.asarray(np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3))
 
     def gradients(layer: Any) -> Array:
-        loss = lambda weights, x: jnp.sin(layer(x @ weights)).sum()  # noqa: E731
+        loss = lambda weights, x: jnp.sin(layer(x @ weights)).sum()
         with jax.default_matmul_precision("highest"):  # a GPU would round what it multiplies
             found: Array = jax.vmap(jax.grad(loss), (None, 0))(weights, the_x())
         return found

@@ -185,7 +185,7 @@ def _functional_call(form: Form) -> None:
 
     def gradients(network: nn.Module) -> Tensor:
         parameters = {name: p.detach() for name, p in network.named_parameters()}
-        loss = lambda parameters, x: functional_call(network, parameters, (x,)).sin().sum()  # noqa: E731
+        loss = lambda parameters, x: functional_call(network, parameters, (x,)).sin().sum()
         found: Tensor = vmap(grad(loss), (None, 0))(parameters, the_x())["first.weight"]
         return found
 
