@@ -364,7 +364,7 @@ def test_jax_reversal_lost_in_forward_mode_and_transposition() -> None:
     def _(primals: Any, tangents: Any) -> Any:
         return gradient_reversal_jvp(*primals), -primals[1] * tangents[0]
 
-    layer = lambda x, coeff: rule(x, coeff)  # noqa: E731
+    layer = lambda x, coeff: rule(x, coeff)
     assert_wrong(layer, "jax", {"linear_transpose"}, ["linear_transpose", "jvp", "hessian", "eager"])
 
 
