@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
+from grl.parity.port.calls_torch import ReachedError, count_reversals, entered, floats, recording, to_numpy
 from grl.parity.port.functions_torch import Call, Change, Functions
 from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.parity.torch_gradients import undone
@@ -75,17 +75,17 @@ class TorchModel:
         seen = Recording()
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         with undone(self.model), self._functions(changes) as functions, torch.enable_grad():
-            with self._recording(seen, self.watched):
+            with recording(self.model, self.watched, seen):
                 value = self._forward(seen)
             seen.dropouts = functions.dropouts
             found = _differentiated(value, list(parameters.values()))
             seen.parameters = list(parameters)
-            seen.reversals = _count_reversals(value.grad_fn)
+            seen.reversals = count_reversals(value.grad_fn)
             seen.gradients = {
-                name: _numpy(g) for (name, p), g in zip(parameters.items(), found, strict=True) if g is not None
+                name: to_numpy(g) for (name, p), g in zip(parameters.items(), found, strict=True) if g is not None
             }
             seen.statistics = {
-                name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()
+                name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()
             }
             if self.optimizer is not None:
                 seen.updates = self._step(parameters, found)
@@ -104,8 +104,8 @@ class TorchModel:
             undone(self.model),
             self._functions(changes),
             torch.no_grad(),
-            self._recording(seen, [key[0]], key),
-            suppress(_ReachedError),
+            recording(self.model, [key[0]], seen, key),
+            suppress(ReachedError),
         ):
             self._forward(seen)
         return seen.activations[key]
@@ -114,7 +114,7 @@ class TorchModel:
         """Return the running statistics after a forward pass in which functions are changed."""
         with undone(self.model), self._functions(changes), torch.no_grad():
             self.model(*self.inputs)
-            return {name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
+            return {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
 
     def calls(self, until: Key | None = None) -> list[tuple[Call, int]]:
         """Return all calls of functions up to a call of a layer, with how many watched layers had ended before each."""
@@ -129,9 +129,9 @@ class TorchModel:
             undone(self.model),
             self._functions(None, note, inside),
             torch.no_grad(),
-            self._entered(inside),
-            self._recording(seen, names, until),
-            suppress(_ReachedError),
+            entered(self.model, inside),
+            recording(self.model, names, seen, until),
+            suppress(ReachedError),
         ):
             self._forward(seen)
         return calls
@@ -168,11 +168,11 @@ class TorchModel:
             for index in indices:
                 scaled[:] = [index]
                 found = _differentiated(value, parameters)
-                yield index, {n: _numpy(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+                yield index, {n: to_numpy(g) for n, g in zip(wanted, found, strict=True) if g is not None}
 
     def parameter(self, name: str) -> Array:
         """Return a parameter or buffer as it is."""
-        return _numpy(self._places()[name], copied=True)
+        return to_numpy(self._places()[name], copied=True)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Put other numbers into parameters and buffers."""
@@ -199,9 +199,9 @@ class TorchModel:
 
     def _forward(self, seen: Recording) -> Tensor:
         output = self.model(*self.inputs)
-        seen.activations[OUTPUT] = _recorded(output)
+        seen.activations[OUTPUT] = floats(output)
         value = self.loss(output)
-        seen.activations[LOSS] = _recorded(value)
+        seen.activations[LOSS] = floats(value)
         return value
 
     def _step(self, parameters: Mapping[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Array]:
@@ -211,7 +211,7 @@ class TorchModel:
         for parameter, gradient in zip(parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        updates = {name: _numpy(p.detach() - before[name]) for name, p in parameters.items()}
+        updates = {name: to_numpy(p.detach() - before[name]) for name, p in parameters.items()}
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(before[name])
@@ -235,8 +235,8 @@ class TorchModel:
 
     def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return parameters and running statistics as they are now."""
-        parameters = {name: _numpy(p, copied=True) for name, p in self.model.named_parameters() if p.requires_grad}
-        statistics = {name: _numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
+        parameters = {name: to_numpy(p, copied=True) for name, p in self.model.named_parameters() if p.requires_grad}
+        statistics = {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
         return parameters, statistics
 
     @contextmanager
@@ -249,45 +249,6 @@ class TorchModel:
         double = self.dtype == torch.float64
         with Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
             yield functions
-
-    @contextmanager
-    def _recording(self, seen: Recording, names: Sequence[str], until: Key | None = None) -> Iterator[None]:
-        def hook(name: str) -> Any:
-            def record(_: nn.Module, __: Any, output: Any) -> None:
-                key = seen.record(name, _recorded(output))
-                if key == until:
-                    raise _ReachedError
-
-            return record
-
-        modules = dict(self.model.named_modules())
-        handles = [modules[name].register_forward_hook(hook(name)) for name in dict.fromkeys(names) if name in modules]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextmanager
-    def _entered(self, inside: list[str]) -> Iterator[None]:
-        """Keep the names of the modules that are running, outermost first."""
-
-        def leave(*_: Any) -> None:
-            inside.pop()
-
-        handles = []
-        for name, module in self.model.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
-            handles.append(module.register_forward_hook(leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _ReachedError(Exception):
-    """The layer whose activation is asked for has run; the rest of the model need not."""
 
 
 def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
@@ -318,35 +279,8 @@ def _parts(made: Any) -> tuple[Any, Any]:
     return (made.optimizer, made) if hasattr(made, "optimizer") else (made, None)
 
 
-def _recorded(output: Any) -> list[Array]:
-    """The floats in a pytree, by calls that are not to be counted as the model's."""
-    with torch._C.DisableTorchFunction():
-        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        return [_numpy(leaf, copied=True) for leaf in leaves]
-
-
 def _differentiated(value: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
     if not value.requires_grad or not parameters:
         return [None] * len(parameters)
     with torch._C.DisableTorchFunction():
         return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-
-
-def _count_reversals(node: Any) -> int:
-    """How many of a graph's nodes are `torch.autograd.Function`s, which is what a reversal is made of."""
-    seen, waiting = set(), [node]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return sum(isinstance(node, BackwardCFunction) for node in seen)
-
-
-def _numpy(tensor: Tensor, copied: bool = False) -> Array:
-    """A tensor as NumPy has it; copied where what comes later may change it in place."""
-    array = tensor.detach().cpu()
-    if array.dtype in (torch.bfloat16, torch.float16):
-        return array.float().numpy()
-    found: Array = array.numpy()
-    return found.copy() if copied else found
