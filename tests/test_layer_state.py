@@ -434,6 +434,18 @@ def test_jax_jit_traces_once_over_a_ramp() -> None:
 @needs_flax
 def test_linen_has_no_variables_without_a_schedule() -> None:
     assert linen.GRL(0.3).init(jax.random.key(0), jnp.ones(2)) == {}
+    assert linen.GRL(0.3).apply({}, method="step", mutable=["reversal"]) == (None, {})
+
+
+@needs_flax
+def test_linen_schedule_without_variables_stands_at_step_0_and_a_calls_own_coeff_goes_before_it() -> None:
+    layer = linen.GRL(LinearSchedule(10))  # from −1
+
+    def gradient(*coeff: float) -> list[float]:
+        return jax.grad(lambda x: layer.apply({}, x, *coeff).sum())(jnp.ones(2)).tolist()
+
+    assert gradient() == [1.0, 1.0]
+    assert gradient(0.25) == [-0.25, -0.25]
 
 
 @needs_flax
