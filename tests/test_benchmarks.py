@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from installed import needs_torch
+from installed import deep, needs_torch
 
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("rich")
@@ -95,7 +94,7 @@ def test_the_command_writes_every_sample_and_the_pictures(tmp_path: Path, capsys
     from benchmarks.__main__ import BENCHMARKS, main
     from benchmarks.record import find, load
 
-    only = [name for name in BENCHMARKS if name != "compile"]
+    only = [name for name in BENCHMARKS if name not in ("compile", "step")]
     assert main(["--device", "cpu", "--smoke", "--only", *only, "--out", str(tmp_path)]) == 0
     machine, rows = load(tmp_path / "results.json")
     assert machine["device"] == "cpu"
@@ -112,8 +111,20 @@ def test_the_command_writes_every_sample_and_the_pictures(tmp_path: Path, capsys
     assert text["rows"][0].keys() >= {"samples", "summary", "ratio", "failure"}
     printed = capsys.readouterr().out
     assert "the article's, RTX 3090" in printed
-    assert "a DANN step on mnist-mnistm: with the layer / with an identity" in printed
     assert [target["name"] for target in text["reach"]]
+
+
+@pytest.mark.trains
+@deep  # a minute of compiling; `make bench`, which CI runs, takes all these ways too
+@needs("torch", "jax", "sklearn", "mlxtend")
+def test_the_command_times_whole_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.__main__ import main
+    from benchmarks.record import find, load
+
+    assert main(["--device", "cpu", "--smoke", "--only", "step", "--out", str(tmp_path)]) == 0
+    _, rows = load(tmp_path / "results.json")
+    assert not [row.form for row in find(rows, benchmark="step") if row.failure]
+    assert "a DANN step on mnist-mnistm: with the layer / with an identity" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -345,7 +356,7 @@ def test_efficiency_is_the_step_alone_by_the_share_of_each_process() -> None:
 
 
 @pytest.mark.trains
-@pytest.mark.skipif(not os.environ.get("GRL_DEEP"), reason="GRL_DEEP=1 runs it")
+@deep
 @needs("torch", "jax", "sklearn", "mlxtend")
 def test_scale_out_times_real_processes_and_writes_what_it_has_found(tmp_path: Path) -> None:
     from benchmarks.__main__ import main

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.trains, pytest.mark.usefixtures("nobody_else")]
 STEPS = {("torch", "fsdp"): 60}  # whose steps take ten times as long
 # Each kind of run: how parameters are kept, by whom. JAX's two ways are one program with other shardings.
 each_kind = pytest.mark.parametrize(("backend", "sharding"), [
-    pytest.param("torch", "replicated", marks=needs_torch),
+    pytest.param("torch", "replicated", marks=[needs_torch, deep]),
     pytest.param("torch", "fsdp", marks=needs_torch),
     pytest.param("jax", "replicated", marks=[needs_flax, deep]),
     pytest.param("jax", "fsdp", marks=needs_flax),
