@@ -137,7 +137,7 @@ KINDS = {
     "npy": Kind(1500, of_layout(write_npy), "*.npy", mutate, read_data),
     "shards": Kind(1000, of_layout(write_shards, shards=2), "*.npz", mutate_npz, read_data),
     "compressed shards": Kind(700, of_layout(write_packed_shards, shards=2), "*.npz", mutate_npz, read_data),
-    "images": Kind(1500, of_layout(write_images), "*/**/*.png", mutate_png, read_data),
+    "images": Kind(800, of_layout(write_images), "*/**/*.png", mutate_png, read_data),
     "safetensors": Kind(2000, write_weights, None, mutate_safetensors, read_weights, _INIT),
 }
 if "torch" in INSTALLED:

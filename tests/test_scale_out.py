@@ -128,7 +128,7 @@ def test_jax_devices_train_the_model_of_one(
 
 @needs_flax
 @pytest.mark.parametrize(("each", "sharding", "names", "environments"), [
-    (1, "fsdp", ["images"], slurm_environments),
+    pytest.param(1, "fsdp", ["images"], slurm_environments, marks=deep),
     *(
         pytest.param(each, sharding, ALL, jax_environments, marks=deep)
         for each in (1, 2) for sharding in ("replicated", "fsdp")

@@ -32,7 +32,7 @@ each_kind = pytest.mark.parametrize(("backend", "sharding"), [
     pytest.param("torch", "replicated", marks=[needs_torch, deep]),
     pytest.param("torch", "fsdp", marks=needs_torch),
     pytest.param("jax", "replicated", marks=[needs_flax, deep]),
-    pytest.param("jax", "fsdp", marks=needs_flax),
+    pytest.param("jax", "fsdp", marks=[needs_flax, deep]),
 ])  # fmt: skip
 
 
