@@ -177,11 +177,13 @@ def _work(framework: str, device: str, rounds: int, out: str) -> None:
 
 
 def _sample(framework: str, config: Any, task: Any, processes: Any, rounds: int) -> dict[str, Any]:
+    from grl.experiment import Processes
+
     group = replace(config, batch_size=_BATCH * processes.count)
     shared, each = _training(task, config, processes), _training(task, group, processes)
     calls: dict[str, Callable[[], Any]] = {SHARED: shared[1], EACH: each[1]}
     if processes.index == 0:
-        calls[ALONE] = _training(task, config, type(processes)())[1]
+        calls[ALONE] = _training(task, config, Processes())[1]
     numbers = sum(weights.size for weights in shared[0].weights().values())
     calls |= {SMALL: _all_reduce(framework, 1, shared[0]), LARGE: _all_reduce(framework, numbers, shared[0])}
     samples: dict[str, list[float]] = {form: [] for form in (ALONE, SHARED, EACH, SMALL, LARGE)}

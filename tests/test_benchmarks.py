@@ -244,6 +244,13 @@ def test_targets_are_judged_by_their_median() -> None:
     (found,) = targets([*mine, *theirs])
     assert found.values == [0.25] * 5
     assert found.is_met
+    theirs[0].form = "GRL"
+    assert targets([*mine, *theirs]) == [], "in a round of all forms one per cent is lost"
+    for row in (*mine, *theirs):
+        row.benchmark = "layer"
+    (found,) = targets([*mine, *theirs])
+    assert found.values == [4.0] * 5
+    assert not found.is_met
 
 
 def test_a_picture_is_left_out_where_there_is_nothing_to_draw(tmp_path: Path) -> None:

@@ -339,6 +339,7 @@ def test_a_checkpoint_of_another_network_or_of_other_data_is_refused(tmp_path: P
             replace(config, hidden=(10**12,)),
             r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected is \(1000000000000, 2\)",
         ),
+        (replace(config, hidden=(8, 8)), r"'model/backbone.layers.1.weight' is missing"),
         (replace(config, optimizer="sgd"), "'exp_avg/.*' has no place in this network"),
         (replace(config, seed=1), "the data are not those that it was trained on: first_batch_sha256"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,27 @@ def both(name: str, **how: Any) -> tuple[Any, Any]:
         ours.double()
     copy_weights(ours, theirs)
     return ours, theirs
+
+
+class JaxFlattening(nnx.Module):
+    def __init__(self, rngs: Any) -> None:
+        self.conv, self.fc = nnx.Conv(1, 3, (3, 3), padding="VALID", rngs=rngs), nnx.Linear(12, 2, rngs=rngs)
+        self.act = nnx.Dropout(0.0, rngs=rngs)  # a layer between, whose result is compared
+
+    def __call__(self, x: Any) -> Any:
+        return self.fc(self.act(self.conv(x).reshape(len(x), -1)))
+
+
+def test_foreign_weights_behind_a_layer_behind_a_flatten_are_no_flatten() -> None:
+    """Only equal weights would tell of the order, and these are not equal."""
+    parts = {"conv": nn.Conv2d(1, 3, 3), "flatten": nn.Flatten(), "act": nn.Dropout(0.0), "fc": nn.Linear(12, 2)}
+    ours, theirs = nn.Sequential(OrderedDict(parts)), JaxFlattening(nnx.Rngs(0))
+    copy_weights(ours, theirs)
+    x = RNG.normal(size=(2, 1, 4, 4))
+    assert_parity(ours, theirs, x, train=False)
+    theirs.fc.kernel.set_value(theirs.fc.kernel.get_value() + 0.1 * RNG.normal(size=(12, 2)).astype(np.float32))
+    divergence = compare(ours, theirs, x, train=False).first_divergence
+    assert (divergence.where, divergence.causes[0]) == ("fc", "weights_not_copied")
 
 
 class TorchDecoder(nn.Module):

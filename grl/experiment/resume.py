@@ -171,12 +171,12 @@ def check_network(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
     Raises:
         CheckpointError: it has not.
     """
-    found = {name: array.shape for name, array in checkpoint.state.items()}
     for name, shape in shapes.items():
-        if found.get(f"model/{name}") != shape:
-            raise CheckpointError(
-                f"{_of(checkpoint)}: 'model/{name}' is of shape {found.get(f'model/{name}')}; expected is {shape}."
-            )
+        found = checkpoint.state.get(f"model/{name}")
+        if found is None:
+            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is missing.")
+        if found.shape != shape:
+            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is of shape {found.shape}; expected is {shape}.")
 
 
 def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, Any]) -> None:

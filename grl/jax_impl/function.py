@@ -168,8 +168,8 @@ def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
         return leaf
     if type(leaf).__name__ == "JetTracer":
         raise NotImplementedError(
-            "jax.experimental.jet does not look at custom derivative rules (up to JAX 0.11 at least, jax#40747): it"
-            " would not reverse. Nested jax.jvp of gradient_reversal_jvp gives the same derivatives."
+            "jax.experimental.jet does not look at custom derivative rules (JAX 0.10, jax#40747): it would not reverse."
+            " Nested jax.jvp of gradient_reversal_jvp gives the same derivatives."
         )
     with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
         coeff = jnp.asarray(coeff)
