@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 ACCEPTED = (
     "a finite real number, a 0-d real array, one value per sample with shape (x.shape[0],), "
@@ -42,6 +43,32 @@ def finite_number(value: Any, name: str = "coeff", accepted: str = ACCEPTED) -> 
     if not math.isfinite(number):
         raise ValueError(f"{name}: got {value!r}, which is not finite; accepted is {accepted}.")
     return number
+
+
+def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of a NumPy coefficient in a form that either framework takes; the caller's may change afterwards.
+
+    Args:
+        coeff: real numbers of any dtype, byte order and strides.
+
+    Returns:
+        The same numbers, contiguous: floats of up to 64 bits as they are, all others as 64-bit floats (what is larger
+        is infinite).
+
+    Raises:
+        TypeError: the dtype is not real.
+
+    Example:
+        >>> own_array(np.arange(3, dtype=">i2")[::-1])
+        array([2., 1., 0.])
+    """
+    dtype = coeff.dtype.newbyteorder("=")
+    # Of kind V are bfloat16 and its like, which NumPy knows by name alone.
+    require_real(dtype, is_real=dtype.kind in "iuf" or (dtype.kind == "V" and np.can_cast(dtype, np.float64)))
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    with np.errstate(over="ignore"):
+        return coeff.astype(dtype, order="C")
 
 
 def require_real(dtype: Any, *, is_real: bool) -> None:

@@ -131,7 +131,8 @@ def _progress(step: Any, total_steps: int) -> Any:
         import jax.numpy as jnp
 
         if jnp.ndim(step) == 0 and jnp.issubdtype(step.dtype, jnp.integer):
-            return jnp.clip(step / total_steps, 0.0, 1.0)
+            # As a number of 64 bits where JAX has them: an int32 step divided is of 32 bits even there.
+            return jnp.clip(step.astype(jnp.result_type(float)) / total_steps, 0.0, 1.0)
     raise TypeError(f"step: got {step!r} of type {type(step).__name__}; accepted is a Python, NumPy or JAX integer.")
 
 

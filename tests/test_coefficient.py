@@ -13,6 +13,12 @@ import oracle
 from forms import FORMS, LAYERS, Form, Layer
 from installed import HAS_JAX, HAS_TORCH
 
+if HAS_TORCH:
+    import torch
+if HAS_JAX:
+    import jax
+    import jax.numpy as jnp
+
 TYPE_ERRORS = {
     "bool": (True, "coeff: got True of type bool; accepted is {}."),
     "numpy bool": (np.True_, "coeff: got np.True_ of type bool; accepted is {}."),
@@ -128,8 +134,6 @@ def test_right_shape_scales_what_it_says(form: Form, coeff_shape: Any, x_shape: 
 def test_refused_although_nothing_differentiates(form: Form) -> None:
     x = _x(form, (2,))
     if form.backend.BACKEND == "torch":
-        import torch
-
         with torch.no_grad(), pytest.raises(ValueError, match="not finite"):
             form.reverse(x, float("nan"))
     else:
@@ -178,11 +182,43 @@ def test_value_of_an_array_is_not_looked_at(form: Form) -> None:
     assert np.isnan(gradient.view(np.float32)).all()
 
 
+LARGE = {
+    "as it is": np.array([2.0**31, 1.0]),
+    "64-bit integers": np.array([2**31, 1]),
+    "unsigned": np.array([2**31, 1], np.uint64),
+    "another byte order": np.array([2.0**31, 1.0], ">f4"),
+    "long double": np.array([2.0**31, 1.0], np.longdouble),
+    "backwards": np.array([1.0, 2.0**31])[::-1],
+    "read-only": np.broadcast_to(np.array([[2.0**31], [1.0]]), (2, 3)),
+}
+
+
+def gradient_of_ones(form: Form, shape: tuple[int, ...], coeff: Any) -> list[Any]:
+    """The gradient of the sum of a float32 x, with λ as the user hands it over."""
+    if form.backend.BACKEND == "torch":
+        x = torch.ones(shape, requires_grad=True)
+        form.reverse(x, coeff).sum().backward()
+        return x.grad.tolist()
+    return jax.grad(lambda x: form.reverse(x, coeff).sum())(jnp.ones(shape)).tolist()
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_numpy_array_of_any_real_dtype_and_layout_is_taken_at_its_value(form: Form, kind: str) -> None:
+    """JAX by itself would make integers of 32 bits of those of 64, and −λ another sign or zero."""
+    coeff = LARGE[kind]
+    expected = -np.broadcast_to(coeff.astype(np.float64).reshape(2, -1), (2, 3))
+    assert gradient_of_ones(form, (2, 3), coeff) == expected.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_numpy_array_that_float32_cannot_hold_is_infinite_there(form: Form) -> None:
+    assert gradient_of_ones(form, (1,), np.array([1e300])) == [-np.inf]
+
+
 @pytest.mark.skipif(not (HAS_TORCH and HAS_JAX), reason="needs both frameworks")
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_array_of_the_other_framework_is_refused(form: Form) -> None:
-    import jax.numpy as jnp
-    import torch
 
     coeff = jnp.float32(0.5) if form.backend.BACKEND == "torch" else torch.tensor(0.5)
     with pytest.raises(TypeError, match=r"^coeff: got "):
@@ -221,8 +257,6 @@ def test_layer_refuses_when_it_is_set_and_keeps_its_value(layer: Layer) -> None:
 @pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
 @pytest.mark.parametrize("form", [f for f in FORMS if f.backend.BACKEND == "jax"], ids=str)
 def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: Form) -> None:
-    import jax
-    import jax.numpy as jnp
 
     reverse = jax.jit(lambda x, coeff: form.reverse(x, coeff))
     with pytest.raises(ValueError, match="Nothing is broadcast silently"):

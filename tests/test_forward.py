@@ -123,6 +123,15 @@ def test_torch_gradient_of_any_layout(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_gradient_of_8_bits_is_rounded_once(form: Form) -> None:
+    values = torch.tensor([0.5, 1.0, 3.5, -6.0])
+    x = values.to(torch.float8_e4m3fn).requires_grad_()
+    for coeff in (0.3, np.array(0.3)):
+        (gradient,) = torch.autograd.grad(form.reverse(x, coeff), x, x.detach())
+        assert torch.equal(gradient.float(), (values * -0.3).to(torch.float8_e4m3fn).float())
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
 def test_torch_keeps_a_tensor_subclass(form: Form) -> None:
     x = torch.ones(3, requires_grad=True)
     y = form.reverse(x.as_subclass(Tagged), 0.5)
@@ -140,10 +149,11 @@ def test_torch_takes_a_parameter(form: Form) -> None:
     assert torch.equal(x.grad, torch.full((3,), -0.5))
 
 
+@pytest.mark.parametrize("coeff", [0.5, np.array(0.5), np.array([0.5, 1.0]), np.ones((2, 3))], ids=np.shape)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_meta_tensors_work(form: Form) -> None:
+def test_torch_meta_tensors_work_and_the_coefficient_follows_x_to_its_device(form: Form, coeff: Any) -> None:
     x = torch.empty(2, 3, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    y = form.reverse(x, 0.5)
+    y = form.reverse(x, coeff)
     (gradient,) = torch.autograd.grad(y, x, torch.empty_like(y))
     for tensor in (y, gradient):
         assert (tensor.device.type, tensor.shape, tensor.dtype) == ("meta", x.shape, x.dtype)
@@ -282,9 +292,11 @@ def test_any_pytree_goes_through(form: Form, container: str) -> None:
 def test_leaves_without_gradient_pass_untouched(form: Form) -> None:
     if form.backend.BACKEND == "torch":
         leaves = [torch.arange(3), torch.tensor([True, False]), torch.tensor(3, dtype=torch.uint8)]
+        leaves += [torch.device("cpu"), torch.float32]
     else:
         leaves = [jnp.arange(3), jnp.array([True, False]), jnp.uint8(3), jax.random.key(0), jax.random.PRNGKey(0)]
-    leaves += [7, 2.5, 1j, True, None, "label", b"bytes", np.float32(1.5), len]
+        leaves += [jax.devices()[0]]
+    leaves += [7, 2.5, 1j, True, None, "label", b"bytes", slice(3), range(3), np.float32(1.5), np.dtype("f4"), len]
     for before, after in zip(leaves, form.reverse(leaves, 0.5), strict=True):
         assert after is before
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,11 +235,47 @@ def test_torch_state_dict_is_no_window_on_the_layer() -> None:
 
 
 @needs_torch
-def test_torch_foreign_state_is_refused() -> None:
-    layer = torch_impl.GRL(0.5)
-    with pytest.raises((TypeError, ValueError, KeyError, RuntimeError)):
-        layer.load_state_dict({"_extra_state": {"coeff": "0.3", "step": 0}})
-    assert layer.coeff == 0.5
+def test_torch_state_dict_holds_tensors_alone_as_those_who_walk_over_it_expect(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    with torch.device("meta"):
+        on_meta = torch_impl.GRL(0.1).state_dict()
+    assert on_meta["coeff"].item() == 0.1
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL(DannSchedule(30)))
+    model[1].step()
+    safetensors.save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, tmp_path / "model")
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL(DannSchedule(30)))
+    other.load_state_dict(safetensors.load_file(tmp_path / "model"))
+    assert other[1].coeff == DannSchedule(30)(1)
+    other[1].step()
+    assert other[1].coeff == DannSchedule(30)(2)
+
+
+@needs_torch
+def test_torch_weights_of_a_model_without_the_layer_are_loaded() -> None:
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Identity())
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL(0.3))
+    assert str(model.load_state_dict(plain.state_dict())) == "<All keys matched successfully>"
+    assert model[1].coeff == 0.3
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "1.scale"'):
+        model.load_state_dict({**plain.state_dict(), "1.scale": torch.ones(())})
+
+
+@needs_torch
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("coeff", "0.3", "1.coeff: got '0.3' of type str"),
+    ("coeff", torch.tensor(float("nan")), "1.coeff: got nan, which is not finite"),
+    ("coeff", torch.tensor(True), "1.coeff: got True of type bool"),
+    ("step", "x", "1.step: got 'x'; accepted is an integer from 0"),
+    ("step", torch.tensor(-1), r"1.step: got tensor\(-1\); accepted is an integer from 0"),
+    ("step", torch.tensor(0.5), r"1.step: got tensor\(0.5000\)"),
+    ("step", torch.arange(2), "1.step: got tensor"),
+])  # fmt: skip
+def test_torch_foreign_state_is_refused(name: str, value: Any, message: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch_impl.GRL(0.5))
+    state = model.state_dict() | {"1.coeff": torch.tensor(0.7), f"1.{name}": value}
+    with pytest.raises(RuntimeError, match=message):
+        model.load_state_dict(state)
+    assert (model[1].coeff, model[1].state_dict()["step"].item()) == (0.5, 0)
 
 
 @needs_torch
@@ -406,6 +443,23 @@ def test_nnx_step_inside_jit_is_traced_once_and_ramps() -> None:
         assert np.allclose(train_step(layer, jnp.ones(2)), -schedule(step), atol=1e-6)
         assert float(layer.coeff) == pytest.approx(schedule(step + 1), abs=1e-6)
     assert len(traces) <= 2  # λ comes back from the first step as a JAX scalar
+
+
+@needs_flax
+def test_jax_coeff_of_a_schedule_has_64_bits_under_x64_wherever_it_is_computed() -> None:
+    schedule = LinearSchedule(10)
+    with jax.enable_x64(True):
+        layer = jax_impl.GRL(schedule)
+        for steps in range(1, 4):
+            nnx.jit(lambda layer: layer.step())(layer)
+            assert (layer.coeff.dtype, float(layer.coeff)) == (jnp.float64, pytest.approx(schedule(steps), rel=1e-15))
+        layer = nnx.fori_loop(0, 3, lambda _, layer: layer.step() or layer, jax_impl.GRL(schedule))
+        assert float(layer.coeff) == pytest.approx(schedule(3), rel=1e-15)
+        older = linen.GRL(schedule)
+        variables = older.init(jax.random.key(0), jnp.ones(1))
+        _, variables = older.apply(variables, method="step", mutable=["reversal"])
+        gradient = jax.grad(lambda x: older.apply(variables, x).sum())(jnp.ones(1))
+        assert gradient.tolist() == [pytest.approx(0.8, rel=1e-15)]
 
 
 @needs_flax

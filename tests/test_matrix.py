@@ -20,12 +20,8 @@ FORWARD_MODE = ("jacfwd", "jvp", "linearize", "hvp, reverse over forward", "jit 
 # All that may be refused, and why: each a limit of the framework that the docstrings name.
 REFUSALS = {
     **{
-        ("torch", form, name): reason
+        ("torch", form, "in-place operation afterwards"): "is a view and is being modified inplace"
         for form in ("gradient_reversal", "GradientReverseFunction", "GRL")
-        for name, reason in {
-            "in-place operation afterwards": "is a view and is being modified inplace",
-            "λ changed before backward": "modified by an inplace operation",
-        }.items()
     },
     # Up to torch 2.12 a graph for each λ, unless it is given as a tensor.
     ("torch", "GradientReverseFunction", "compile, ramp of λ"): "FailOnRecompileLimitHit",

@@ -105,6 +105,30 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_coefficient_in_memory_that_others_write_to_does_not_matter(form: Form) -> None:
+    """Nobody counts the versions of what NumPy shares, and `.data` is not counted either."""
+    for array in (np.array(0.5), np.array([0.5, 0.5, 0.5])):
+        x, coeff = torch.ones(3, requires_grad=True), torch.from_numpy(array)
+        y = form.reverse(x, coeff)
+        array[...] = 7.0
+        coeff.data.fill_(7.0)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient, torch.full_like(x, -0.5))
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: Form) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    for before, after in ((0.5, 7.0), (torch.tensor(0.5), torch.tensor(7.0)), (torch.full((3,), 0.5), torch.ones(3))):
+        held, x = [before], torch.ones(3, requires_grad=True)
+        y = checkpoint(lambda x, held=held: form.reverse(x * 2, held[0]) * 3, x, use_reentrant=False)
+        held[0] = after
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient, torch.full_like(x, -3.0))
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_numpy_coefficient_changed_before_backward_does_not_matter(form: Form) -> None:
     for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3))):

@@ -100,7 +100,10 @@ def test_jax_integers_give_the_same_ramp(schedule: Any, step: int) -> None:
     assert eager.shape == ()
     assert float(eager) == pytest.approx(expected, rel=1e-5, abs=1e-4)
     with jax.enable_x64(True):
-        assert float(schedule(jnp.int64(step))) == pytest.approx(expected, rel=1e-13, abs=1e-12)
+        for traced in (jnp.int64(step), jnp.int32(step)):  # the second is a layer's step count
+            found = schedule(traced)
+            assert found.dtype == jnp.float64
+            assert float(found) == pytest.approx(expected, rel=1e-13, abs=1e-12)
 
 
 @needs_jax

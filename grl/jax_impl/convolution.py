@@ -98,19 +98,23 @@ def _patches_times_kernel(x: Array, kernel: Array) -> Array:
     side, _, channels, features = kernel.shape
     _, height, width, count = x.shape
     rows, width = height - side + 1, width - side + 1
-    bands = -(-side * side * channels * rows * width * count // _LARGEST)
+    bands = max(1, -(-side * side * channels * rows * width * count // _LARGEST))  # of no images, one
     step = -(-rows // bands)
     weights = kernel.reshape(-1, features).T
-    products = [weights @ _patches(x[:, i : i + step + side - 1], side) for i in range(0, rows, step)]
-    return jnp.concatenate([product.reshape(features, -1, width, count) for product in products], 1)
+    starts = range(0, rows, step)
+    products = [weights @ _patches(x[:, i : i + step + side - 1], side) for i in starts]
+    heights = [min(step, rows - i) for i in starts]
+    shaped = [p.reshape(features, height, width, count) for p, height in zip(products, heights, strict=True)]
+    return jnp.concatenate(shaped, 1)
 
 
 def _patches(x: Array, side: int) -> Array:
     """Every square of so many pixels as a column: (side · side · C, rows · columns · N)."""
-    channels, height, width, _ = x.shape
-    columns = jnp.stack([x[:, :, j : j + width - side + 1] for j in range(side)])
-    patches = jnp.stack([columns[:, :, i : i + height - side + 1] for i in range(side)])  # in two goes, as its gradient
-    return patches.reshape(side * side * channels, -1)
+    channels, height, width, count = x.shape
+    rows, columns = height - side + 1, width - side + 1
+    beside = jnp.stack([x[:, :, j : j + columns] for j in range(side)])  # in two goes, as its gradient
+    patches = jnp.stack([beside[:, :, i : i + rows] for i in range(side)])
+    return patches.reshape(side * side * channels, rows * columns * count)
 
 
 def _native_convolution(x: Array, kernel: Array) -> Array:

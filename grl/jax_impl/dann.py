@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -54,11 +55,11 @@ class DANN(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         output_dim = getattr(backbone, "output_dim", None)
-        if not isinstance(output_dim, int):
+        if isinstance(output_dim, bool) or not isinstance(output_dim, Integral):
             raise TypeError(f"backbone: output_dim is {output_dim!r}; accepted is the integer number of features.")
-        self.backbone = backbone
-        self.label_classifier = MLP(output_dim, (*label_hidden, num_classes), "relu", activate_last=False, rngs=rngs)
-        self.domain_classifier = MLP(output_dim, (*domain_hidden, 1), "relu", activate_last=False, rngs=rngs)
+        self.backbone, size = backbone, int(output_dim)
+        self.label_classifier = MLP(size, (*label_hidden, num_classes), "relu", activate_last=False, rngs=rngs)
+        self.domain_classifier = MLP(size, (*domain_hidden, 1), "relu", activate_last=False, rngs=rngs)
 
     def __call__(self, x: Any, alpha: Any = 1.0) -> tuple[Array, Array]:
         """Return the logits of the classes and of the domain.

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
-from grl.coefficient import aligned_shape, finite_number, require_real
+from grl.coefficient import aligned_shape, finite_number, own_array, require_real
 
 __all__ = ["gradient_reversal", "gradient_reversal_jvp"]
 
@@ -143,16 +143,19 @@ def _scale(array: Array, coeff: Array) -> Array:
 
 
 def _as_coefficient(coeff: Any) -> Any:
-    if isinstance(coeff, Array | np.ndarray):
+    if isinstance(coeff, np.ndarray):  # JAX may still read from it when the call has returned: the copy is NumPy's
+        coeff = own_array(coeff)
+        with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
+            return jnp.asarray(coeff)
+    if isinstance(coeff, Array):
         is_real = jnp.issubdtype(coeff.dtype, jnp.integer) or jnp.issubdtype(coeff.dtype, jnp.floating)
         require_real(coeff.dtype, is_real=is_real)
-        # A copy of NumPy's, since the array may change: JAX's own may still be read from it when the call has returned.
-        return jnp.asarray(coeff.copy()) if isinstance(coeff, np.ndarray) else coeff
+        return coeff
     return np.float64(finite_number(coeff))  # 64 bits until JAX makes it an array of the precision in force
 
 
 # What can hold no array. Anything else that is no array could pass one on with its gradient as it is.
-_PLAIN = (bool, int, float, complex, str, bytes, np.generic)
+_PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype, jax.Device)
 
 
 def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
@@ -171,6 +174,6 @@ def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
             "jax.experimental.jet does not look at custom derivative rules (JAX 0.10, jax#40747): it would not reverse."
             " Nested jax.jvp of gradient_reversal_jvp gives the same derivatives."
         )
-    with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
+    with np.errstate(over="ignore"):  # as there
         coeff = jnp.asarray(coeff)
     return reverse(leaf, coeff.reshape(shape))

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
 from torch.utils import _pytree as pytree
 
-from grl.coefficient import aligned_shape, finite_number, require_real
+from grl.coefficient import aligned_shape, finite_number, own_array, require_real
 
 __all__ = ["GradientReverseFunction", "gradient_reversal"]
 
@@ -42,8 +43,7 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
         TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
             PyTorch's pytrees do not know and that may hold tensors.
         ValueError: λ is not finite, or its shape fits neither of the forms above.
-        RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after), or
-            when a tensor λ is changed in place between forward and backward.
+        RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after).
 
     Example:
         >>> x = torch.ones(3, requires_grad=True)
@@ -133,7 +133,11 @@ class GradientReverseFunction(Function):
         if isinstance(output, torch.fx.Proxy):
             return
         coeff = _coefficient_for(*inputs)
-        if isinstance(coeff, Tensor):  # saved as PyTorch wants it, so that a change in place before backward raises
+        if type(coeff) is Tensor and not is_functorch_wrapped_tensor(coeff):
+            # A copy, which nobody else changes. What is saved for backward, a checkpoint computes again: from the λ
+            # that it finds by then.
+            ctx.coeff = coeff.clone()
+        elif isinstance(coeff, Tensor):
             ctx.coeff = None
             ctx.save_for_backward(coeff)
             ctx.save_for_forward(coeff)
@@ -192,7 +196,9 @@ def _scale(tensor: Tensor, coeff: float | Tensor) -> Tensor:
     if tensor.is_complex():  # λ is real: a complex multiply would turn inf·0 into NaN
         return torch.complex(_scale(tensor.real, coeff), _scale(tensor.imag, coeff))
     if not isinstance(coeff, Tensor):
-        return tensor * -coeff  # PyTorch itself multiplies a 16-bit tensor by a number in float32
+        if tensor.dtype.itemsize > 1:
+            return tensor * -coeff  # PyTorch itself multiplies a 16-bit tensor by a number in float32
+        coeff = torch.tensor(coeff, dtype=torch.float64)  # and an 8-bit one by nothing
     precision = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
     return (tensor.to(precision) * -coeff.to(precision)).to(tensor.dtype)
 
@@ -227,8 +233,9 @@ def _as_coefficient(coeff: Any) -> float | Tensor:
         # Traced, it may have no value to look at: a real comparison would compile anew for each λ. This one is settled
         # without a value, and yet tells the numbers that are traced as constants, as the first one and any NaN are.
         return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else coeff
-    if isinstance(coeff, np.ndarray):
-        coeff = torch.as_tensor(coeff).clone()  # the array may change before backward, and NumPy would not tell
+    if isinstance(coeff, np.ndarray):  # it may change before backward, and NumPy would not tell
+        traced = torch.compiler.is_compiling()  # then it is a tensor already
+        coeff = torch.as_tensor(coeff).clone() if traced else torch.from_numpy(own_array(coeff))
     if isinstance(coeff, Tensor):
         require_real(coeff.dtype, is_real=not (coeff.is_complex() or coeff.dtype == torch.bool))
         return coeff
@@ -238,13 +245,20 @@ def _as_coefficient(coeff: Any) -> float | Tensor:
 
 
 def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
-    """λ in the shape in which it multiplies a gradient of x; a tensor is cut off from autograd."""
-    coeff = _as_coefficient(coeff)
-    return coeff.detach().reshape(aligned_shape(coeff.shape, x.shape)) if isinstance(coeff, Tensor) else coeff
+    """λ in the shape and on the device in which it multiplies a gradient of x; a tensor is cut off from autograd."""
+    number_or_tensor = _as_coefficient(coeff)
+    if not isinstance(number_or_tensor, Tensor):
+        return number_or_tensor
+    aligned = number_or_tensor.detach().reshape(aligned_shape(number_or_tensor.shape, x.shape))
+    # PyTorch itself takes one number from the CPU to any device, and nothing else.
+    return aligned if aligned.dim() == 0 and aligned.device.type == "cpu" else aligned.to(x.device)
 
 
 # What can hold no tensor. Anything else that is no tensor could pass one on with its gradient as it is.
-_PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.SymInt, torch.SymFloat, type(None))
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, slice, range, type(None), np.generic, np.dtype),
+    *(torch.SymInt, torch.SymFloat, torch.device, torch.dtype),
+)
 
 
 def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from grl.torch_impl.function import _as_coefficient, gradient_reversal
@@ -15,8 +16,9 @@ class GRL(nn.Module):
     """Gradient reversal layer: y = x forward, x̄ = −λ·ȳ backward, with λ kept in the layer.
 
     λ is a Python float, no buffer: `.half()` and `.to(...)` leave it exact, changing it neither recompiles more than
-    once nor synchronises with the device. It travels in the `state_dict` together with the step count. There are
-    no parameters.
+    once nor synchronises with the device (`torch.compile(dynamic=False)`, which compiles anew for every number, wants
+    it as a tensor). It travels in the `state_dict` together with the step count. There are no parameters. λ is that of
+    the forward call; inside a checkpoint with `use_reentrant=True` that is the one which backward makes.
 
     Args:
         coeff: λ (see `gradient_reversal`), or a schedule `step -> λ` such as `grl.DannSchedule(total_steps)`.
@@ -86,20 +88,47 @@ class GRL(nn.Module):
         if self._schedule is not None:
             self._coeff = _held(self._schedule(self._step))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` keeps: λ and the step count, exactly. A schedule is code and stays with the layer."""
-        return {"coeff": self._coeff, "step": self._step}
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # As tensors, which is all that those who walk over a `state_dict` expect in it. A schedule is code, and stays.
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        coeff = self._coeff if isinstance(self._coeff, Tensor) else _exactly(self._coeff, torch.float64)
+        destination[f"{prefix}coeff"] = coeff
+        destination[f"{prefix}step"] = _exactly(self._step, torch.int64)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take λ and the step count back from a `state_dict`."""
-        coeff = _held(state["coeff"])
-        self._coeff = coeff.clone() if isinstance(coeff, Tensor) else coeff  # as PyTorch's own loading copies
-        self._step = state["step"]
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # A state_dict without them is that of a model with an identity in this place: λ and the count stay.
+        coeff, step = (state_dict.pop(f"{prefix}{name}", None) for name in ("coeff", "step"))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        try:
+            coeff = self._coeff if coeff is None else _loaded(coeff, isinstance(self._coeff, Tensor))
+            self._step = self._step if step is None else _count(step)
+            self._coeff = coeff
+        except (TypeError, ValueError) as error:
+            rest[-1].append(f"{prefix}{error}")  # what `load_state_dict` raises at its end
 
     def extra_repr(self) -> str:
         """λ, and the schedule with its step count if there is one."""
         schedule = f", schedule={self._schedule}, step={self._step}" if self._schedule is not None else ""
         return f"coeff={self._coeff}{schedule}"
+
+
+def _exactly(number: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(number, dtype=dtype, device="cpu")  # whatever the default device is, even "meta"
+
+
+def _loaded(coeff: Any, as_tensor: bool) -> float | Tensor:
+    """λ from a `state_dict`: a number again where the layer holds one."""
+    if isinstance(coeff, Tensor) and coeff.dim() == 0 and not as_tensor:
+        coeff = coeff.item()
+    coeff = _held(coeff)
+    return coeff.clone() if isinstance(coeff, Tensor) else coeff  # as PyTorch's own loading copies
+
+
+def _count(step: Any) -> int:
+    number = step.item() if isinstance(step, Tensor) and step.dim() == 0 else step
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise TypeError(f"step: got {step!r}; accepted is an integer from 0.")
+    return number
 
 
 def _held(coeff: Any) -> float | Tensor:

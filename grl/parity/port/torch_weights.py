@@ -107,7 +107,7 @@ class TensorSlot:
 
 
 class ReversalSlot:
-    """λ or the step count of a gradient reversal layer, which are no tensors; any shape of λ goes."""
+    """λ or the step count of a gradient reversal layer, as its `state_dict` has them; any shape of λ goes."""
 
     def __init__(self, layer: GRL, part: str) -> None:
         self.identity: Any = (id(layer), part)
@@ -117,22 +117,20 @@ class ReversalSlot:
 
     def read(self) -> Array:
         """The number, or the λ of each sample or element."""
-        value = self.keep()
-        return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, np.float64)
+        return np.asarray(self.keep().detach().cpu().numpy(), np.float64)
 
-    def prepare(self, array: Array) -> Any:
+    def prepare(self, array: Array) -> Tensor:
         """These numbers as `write` takes them."""
-        if self._part == "step":
-            return int(array)
-        return float(array) if array.ndim == 0 else torch.from_numpy(np.array(array, np.float64))
+        return torch.from_numpy(np.array(array, np.int64 if self._part == "step" else np.float64))
 
-    def keep(self) -> Any:
+    def keep(self) -> Tensor:
         """What is there now, as `write` takes it."""
-        return self._layer.get_extra_state()[self._part]
+        value: Tensor = self._layer.state_dict()[self._part]
+        return value
 
-    def write(self, value: Any) -> None:
+    def write(self, value: Tensor) -> None:
         """Put it there; a schedule stays as it is."""
-        self._layer.set_extra_state(self._layer.get_extra_state() | {self._part: value})
+        self._layer.load_state_dict({self._part: value})
 
 
 def _counts_batches(name: str) -> bool:
