@@ -13,8 +13,9 @@ test: install  ## everything but the deep runs; what measures time runs alone, a
 	$(PYTEST) -n auto -m "not slow_timing"
 	$(PYTEST) -m slow_timing
 
-test-deep: install  ## the property tests with at least 100,000 examples
-	HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto -m "not slow_timing" --timeout 7200 tests/test_same_bits.py
+test-deep: install  ## at least 100,000 examples of the properties, then every slow case of all else; hours
+	HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/test_same_bits.py
+	GRL_DEEP=1 $(PYTEST) -n auto -m "not slow_timing" --timeout 7200
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

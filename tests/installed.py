@@ -25,4 +25,7 @@ each_backend = pytest.mark.parametrize("backend", [
     pytest.param(name, marks=pytest.mark.skipif(name not in INSTALLED, reason=f"{name} is not installed"))
     for name in BACKENDS
 ])  # fmt: skip
-deep = pytest.mark.skipif(not os.environ.get("GRL_DEEP"), reason="GRL_DEEP=1 runs it")
+DEEP = bool(os.environ.get("GRL_DEEP"))
+"""Whether what takes long runs too, as `make test-deep` has it."""
+
+deep = pytest.mark.skipif(not DEEP, reason="GRL_DEEP=1 runs it")

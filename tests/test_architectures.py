@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 
 from architectures import Architecture, architectures
+from installed import DEEP
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -19,7 +18,7 @@ import networks_torch  # noqa: E402
 from both import assert_same_function  # noqa: E402
 
 # Each example compiles two programs, which is what costs.
-EXAMPLES = {"quick": 5, "deep": 1000}.get(os.environ.get("HYPOTHESIS_PROFILE", "ci"), 10)
+EXAMPLES = 1000 if DEEP else 10
 
 
 @given(architecture=architectures(), towards=st.sampled_from(("nnx", "torch")), training=st.booleans())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,13 @@ pytest.importorskip("jax")
 pytest.importorskip("flax.nnx")
 pytest.importorskip("optax")
 
+from installed import DEEP
 from planted import FAULTS
 from trials import trials
 
 pytestmark = pytest.mark.trains
 
-TRIALS = 20 if os.environ.get("GRL_DEEP") else 1
+TRIALS = 20 if DEEP else 1
 DOCS = Path(__file__).parent.parent / "docs"
 CAUSES = {
     *("padding", "stride", "flatten_order", "transposed_kernel", "epsilon", "batchnorm_momentum", "batchnorm_variance"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ nnx = pytest.importorskip("flax.nnx")
 import models_jax  # noqa: E402
 import models_torch  # noqa: E402
 from both import assert_same_function  # noqa: E402
+from installed import DEEP  # noqa: E402
 
 
 def images(*shape: int) -> np.ndarray:
@@ -25,8 +25,6 @@ def images(*shape: int) -> np.ndarray:
 def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 50, shape)
 
-
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
 MODELS = {
     "ResNet": ({"width": 4, "blocks": (2, 2, 2, 2) if DEEP else (1, 1, 1, 1)}, lambda: images(2, 3, 32, 32)),
