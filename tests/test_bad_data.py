@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,27 +148,61 @@ def test_shards_that_are_all_bad_or_not_there_are_refused_whatever_is_skipped(tm
         load_path(path, on_bad_data="skip")
 
 
-def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path) -> None:
+def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow would allocate what a chunk says it holds, here 2 GiB less a byte, and more pixels than a screen has."""
     import struct
     import tracemalloc
     import zlib
+
+    from PIL.ImageFile import ImageFile
 
     path = write_images(tmp_path / "data", arrays())
     chosen = path / "source/class 1/0015.png"
     good = chosen.read_bytes()
     at = good.index(b"IDAT")
     chosen.write_bytes(good[: at - 4] + struct.pack(">I", 2**31 - 1) + good[at:])
-    header = b"IHDR" + struct.pack(">II", 60000, 60000) + good[24:29]
-    (path / "target/0000.png").write_bytes(good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:])
+    for name, side in (("0000", 60000), ("0001", 9000)):  # of which only the first is too large for Pillow itself
+        header = b"IHDR" + struct.pack(">II", side, side) + good[24:29]
+        (path / f"target/{name}.png").write_bytes(
+            good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:]
+        )
+    decode, decoded = ImageFile.load, set()  # which asks for the pixels, out of reach of tracemalloc
+    monkeypatch.setattr(ImageFile, "load", lambda image: (decoded.add(image.size), decode(image))[1])
     tracemalloc.start()
     try:
         task = load_path(path, on_bad_data="skip")
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:
         tracemalloc.stop()
-    assert len(task.x_target) == 19
-    assert re.match(r".*0000\.png: 60000×60000 pixels; expected are 12×12|.*0000\.png: more pixels", task.skipped[-1])
+    assert decoded == {(12, 12)}
+    assert len(task.x_target) == 18
+    assert re.search(r"0000\.png: more pixels than an image should have; at most 4096 a side\.$", task.skipped[-2])
+    assert re.search(r"0001\.png: 9000×9000 pixels; expected are 12×12, as in the first image\.$", task.skipped[-1])
+
+
+def save_narrow(path: Path) -> None:
+    save_image("1", (4097, 1))(path)
+
+
+def save_sparse(path: Path) -> None:
+    os.truncate(path, (1 << 27) + 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (save_narrow, r": 1×4097 pixels; expected are at most 4096 a side\.$"),
+        (save_sparse, r": larger than an image should be; expected are at most 128 MiB\.$"),
+    ],
+    ids=["pixels", "bytes"],
+)
+def test_the_first_image_has_no_size_to_be_held_against_but_a_largest_one(
+    spoil: Any, message: str, tmp_path: Path
+) -> None:
+    path = write_images(tmp_path / "data", arrays())
+    spoil(path / "source/class 0/0000.png")
+    with pytest.raises(DataError, match=r"0000\.png" + message):
+        load_path(path)
 
 
 def save_image(mode: str, size: tuple[int, int] = (12, 12)) -> Any:
@@ -212,6 +247,47 @@ def test_the_first_image_may_be_the_bad_one(tmp_path: Path) -> None:
     assert len(load_path(path, on_bad_data="skip").x_source) == 29
 
 
+def test_a_class_without_an_image_that_can_be_used_is_refused_whatever_is_skipped(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "data", arrays())
+    (path / "source/class 10").mkdir()
+    (path / "source/class 10/0000.tif").write_bytes(b"no format of ours")
+    with pytest.raises(DataError, match=r"source/class 10: no image; expected are files named \.png, .*\.pgm\.$"):
+        load_path(path, on_bad_data="skip")
+    for name in ("0000.png", "0001.png"):
+        (path / "source/class 10" / name).write_text("no image")
+    with pytest.raises(
+        DataError, match=r"source/class 10: no image can be used; the last one: .*/source/class 10/0001\.png: truncated"
+    ):
+        load_path(path, on_bad_data="skip")
+    (path / "source/class 10/0001.png").write_bytes((path / "source/class 0/0001.png").read_bytes())
+    assert load_path(path, on_bad_data="skip").num_classes == 4
+
+
+@pytest.mark.parametrize("folder", ["source/class 1", "target/class 1", "test/class 1"])
+def test_a_folder_inside_of_a_class_is_refused_by_name(folder: str, tmp_path: Path) -> None:
+    path = write_images(tmp_path / "data", arrays())
+    if folder.startswith("target"):
+        sort_target(path, "class 1")
+    (path / folder / ".hidden").mkdir()
+    load_path(path)
+    (path / folder / "session1").mkdir()
+    with pytest.raises(
+        DataError, match=rf"{folder}/session1: a folder inside of a class; expected are images alone\.$"
+    ):
+        load_path(path, on_bad_data="skip")
+
+
+@pytest.mark.parametrize("split", ["source", "target", "test"])
+def test_an_image_beside_folders_of_classes_is_refused_by_name(split: str, tmp_path: Path) -> None:
+    path = write_images(tmp_path / "data", arrays())
+    if split == "target":
+        sort_target(path, "class 1")
+    save_image("RGB")(path / split / "0.png")
+    message = rf"{split}/0\.png: lies beside folders of classes; expected is every image in one of them\.$"
+    with pytest.raises(DataError, match=message):
+        load_path(path, on_bad_data="skip")
+
+
 def test_images_of_every_kind_become_three_channels_from_0_to_1(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -222,20 +298,89 @@ def test_images_of_every_kind_become_three_channels_from_0_to_1(tmp_path: Path) 
         Image.fromarray(grey).convert(mode).save(tmp_path / f"source/a/{i}.PNG")
     Image.fromarray(grey).save(tmp_path / "source/b/0.jpg", quality=100)
     Image.fromarray(grey).save(tmp_path / "target/0.bmp")
+    (tmp_path / "source/.ipynb_checkpoints").mkdir()
+    Image.fromarray(grey).save(tmp_path / "source/.ipynb_checkpoints/0.png")
     (tmp_path / "target/.hidden.png").write_text("left alone")
     (tmp_path / "target/notes.txt").write_text("left alone")
     task = load_path(tmp_path)
     for image in task.x_source[:4]:
         np.testing.assert_array_equal(image, np.stack([grey.astype(np.float32) / 255] * 3))
     np.testing.assert_allclose(task.x_source[4], task.x_source[0], atol=3 / 255)
-    assert (task.y_source.tolist(), len(task.x_target)) == ([0, 0, 0, 0, 1], 1)
+    assert (task.y_source.tolist(), len(task.x_target), task.num_classes) == ([0, 0, 0, 0, 1], 1, 2)
+
+
+@pytest.fixture
+def one_image(tmp_path: Path) -> Any:
+    """What becomes of one image that is saved by `save(path)`, as (H, W, 3) bytes."""
+
+    def load(suffix: str, save: Any) -> np.ndarray:
+        for folder in ("source/a", "source/b", "target"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / folder / f"0.{suffix}")
+        found = load_path(tmp_path).x_target[0]
+        return (found * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+    return load
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_an_image_is_turned_as_viewers_do(suffix: str, orientation: int, one_image: Any, tmp_path: Path) -> None:
+    from PIL import Image, ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 0 and 9 are none
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    found = one_image(suffix, lambda path: Image.fromarray(pixels).save(path, exif=exif, **lossless))
+    with Image.open(tmp_path / f"target/0.{suffix}") as image:
+        np.testing.assert_array_equal(found, ImageOps.exif_transpose(image))
+
+
+def transparent(kind: str) -> tuple[Any, list[int]]:
+    """Three pixels of the greys 10, 200 and 77, and how opaque they are; as a function that saves them."""
+    from PIL import Image
+
+    grey, alpha = (Image.frombytes("L", (3, 1), bytes(values)) for values in ((10, 200, 77), (0, 128, 255)))
+    if kind in ("LA", "RGBA"):
+        image = Image.merge(kind, [*[grey] * (len(kind) - 1), alpha])
+        return image.save, [0, 128, 255]
+    if kind == "P":
+        image = Image.frombytes("P", (3, 1), bytes(range(3)))
+        image.putpalette([value for value in (10, 200, 77) for _ in "RGB"])
+        return partial(image.save, transparency=bytes((0, 128, 255))), [0, 128, 255]
+    return partial(grey.convert(kind).save, transparency=10 if kind == "L" else (10, 10, 10)), [0, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB"])
+def test_what_is_transparent_is_on_white(kind: str, one_image: Any) -> None:
+    save, alpha = transparent(kind)
+    grey = np.array([10, 200, 77])
+    expected = (grey * alpha + 255.0 * (255 - np.array(alpha))) / 255
+    found = one_image("png", save)
+    assert (found == found[..., :1]).all()
+    np.testing.assert_allclose(found[0, :, 0], expected, atol=0.5)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_data_are_named_in_one_sentence(suffix: str, one_image: Any) -> None:
+    from PIL import Image
+
+    image = Image.new("RGB", (12, 8))
+    with pytest.raises(DataError, match=rf"a/0\.{suffix}: truncated or no image \(PNG, JPEG, WEBP, BMP, PPM\)\.$"):
+        one_image(suffix, lambda path: image.save(path, exif=b"Exif\0\0no TIFF header"))
+
+
+def sort_target(path: Path, name: str) -> None:
+    """Put the target's images into a folder of a class."""
+    (path / "target" / name).mkdir()
+    for image in (path / "target").glob("*.png"):
+        image.rename(path / "target" / name / image.name)
 
 
 def test_folders_of_classes_in_the_target_are_its_labels(tmp_path: Path) -> None:
     path = write_images(tmp_path / "data", arrays())
-    (path / "target/class 2").mkdir()
-    for image in (path / "target").glob("*.png"):
-        image.rename(path / "target/class 2" / image.name)
+    sort_target(path, "class 2")
     assert load_path(path).y_target.tolist() == [2] * 20
     (path / "test/class 1").rename(path / "test/cats")
     with pytest.raises(DataError, match=r"data/test: 'cats' is no class of the source: class 0, class 1, class 2\."):
@@ -246,7 +391,7 @@ def test_folders_of_classes_in_the_target_are_its_labels(tmp_path: Path) -> None
     ("folders", "message"),
     [
         (["source/a", "target"], "1 folders in 'source'; expected are at least two, one for each class"),
-        (["source/a", "source/b"], r"source: no image; expected are files named \.png"),
+        (["source/a", "source/b"], r"source/a: no image; expected are files named \.png"),
         (["source"], "0 folders in 'source'"),
     ],
 )
@@ -255,6 +400,14 @@ def test_image_folders_that_lack_something_are_refused(folders: list[str], messa
         (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(DataError, match=message):
         load_path(tmp_path)
+
+
+def test_a_target_without_an_image_is_refused(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "data", arrays())
+    for image in (path / "target").glob("*.png"):
+        image.rename(image.with_suffix(".tif"))
+    with pytest.raises(DataError, match=r"data/target: no image; expected are files named \.png"):
+        load_path(path)
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,20 @@ def test_reading_ahead_is_no_further_ahead_than_it_is_told() -> None:
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     stream.close()
     assert len(made) <= 3 + 4 + 1
+
+
+def test_reading_ahead_makes_an_item_before_it_is_asked_for() -> None:
+    third_made = Event()
+
+    def items() -> Any:
+        yield from range(2)
+        third_made.set()
+        yield 2
+
+    stream = ahead(items(), depth=3)
+    assert next(stream) == 0
+    assert third_made.wait(5)
+    stream.close()
 
 
 # Memory.

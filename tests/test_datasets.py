@@ -116,6 +116,12 @@ def test_a_file_without_a_test_set_is_enough_to_train_on(tmp_path: Path) -> None
     assert task.y_test is None
 
 
+def test_the_sources_labels_may_leave_a_number_out(tmp_path: Path) -> None:
+    labels = {"y_source": np.arange(8) % 2 * 2, "y_test": np.arange(6) % 2 * 2}
+    np.savez(tmp_path / "mine.npz", **{**good_arrays(), **labels})
+    assert load_npz(tmp_path / "mine.npz").num_classes == 3
+
+
 BAD = {
     "missing key": ({"y_source": None}, "the key 'y_source' is missing; expected are x_source, y_source and x_target"),
     "test without labels": ({"y_test": None}, "'x_test' comes without 'y_test'"),
@@ -133,13 +139,24 @@ BAD = {
     "infinity": ({"x_test": np.full((6, 3), np.inf)}, "'x_test' holds NaN or infinite numbers"),
     "beyond float32": ({"x_source": np.full((8, 3), 1e300)}, "'x_source' holds NaN or infinite numbers"),
     "real labels": ({"y_source": np.ones(8)}, "'y_source' has dtype float64; expected are integers"),
+    "bool labels": ({"y_source": np.arange(8) > 3}, "'y_source' has dtype bool; expected are integers"),
+    "labels in words": ({"y_test": np.full(6, "cat")}, "'y_test' has dtype <U3; expected are integers"),
     "labels in columns": ({"y_source": np.ones((8, 1), int)}, r"'y_source' has shape \(8, 1\); expected is \(8,\)"),
     "too few labels": ({"y_test": np.ones(5, int)}, r"'y_test' has shape \(5,\); expected is \(6,\)"),
     "negative label": ({"y_source": np.arange(8) - 1}, "'y_source' holds the label -1; expected are labels from 0"),
     "huge label": ({"y_source": np.arange(8) + 2**40}, "'y_source' holds the label 1099511627783"),
     "one class": ({"y_source": np.zeros(8, int)}, "'y_source' holds the label 0 alone"),
+    "one class of no 0": ({"y_source": np.full(8, 5)}, "'y_source' holds the label 5 alone; expected are at least two"),
     "unknown class": ({"y_test": np.arange(6)}, "'y_test' holds the label 5; expected are y_source's, 0 to 3"),
     "unknown target class": ({"y_target": np.arange(5)}, "'y_target' holds the label 4"),
+    "class in a gap": (
+        {"y_source": np.arange(8) % 2 * 2, "y_test": np.arange(6) % 3},
+        "'y_test' holds the label 1; expected are y_source's, 0 to 2 without 1",
+    ),
+    "class below": (
+        {"y_source": np.arange(8) % 3 + 1, "y_test": np.arange(6) % 4},
+        "'y_test' holds the label 0; expected are y_source's, 1 to 3",
+    ),
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,11 @@ from grl.datasets import Task
 from grl.experiment import Result, Snapshot
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.demo import figures, largest_gap, loss_gaps
+from grl.experiment.result import look
+from grl.parity.matrix import Cell
 from grl.report import draw_demo, draw_report
 from grl.report.features import embed
+from grl.report.matrix import draw_matrix
 
 
 def a_history(steps: int = 30, shift: float = 0.0, adapts: bool = True) -> list[dict[str, Any]]:
@@ -114,6 +119,48 @@ def test_without_target_labels_the_target_is_grey(tmp_path: Path):
     assert is_a_picture(tmp_path / "report.png")
 
 
+# A formula to matplotlib, but a wrong one; a byte that is no text; letters that the font lacks.
+@pytest.mark.parametrize("name", ["price$_$.npz", "Preise\udce4.npz", "价格.npz"])
+def test_a_name_is_drawn_as_it_is(name: str, tmp_path: Path):
+    result = a_result((3,), dim=3)
+    draw_report(replace(result, task=replace(result.task, name=name)), tmp_path / "report.png")
+    assert is_a_picture(tmp_path / "report.png")
+
+
+def test_the_name_of_a_form_is_drawn_as_it_is(tmp_path: Path):
+    draw_matrix([Cell("torch", "Layer$_$", "eager", "ok", "")], {"torch": "2"}, tmp_path / "check.png")
+    assert is_a_picture(tmp_path / "check.png")
+
+
+def a_parity_report(name: str) -> Any:
+    """What is drawn of a `ParityReport` of one row: its own module imports both frameworks."""
+    numbers = dict.fromkeys(("absolute", "relative", "ulp", "rounding", "real", "scale"), 1.0)
+    row = SimpleNamespace(kind="activation", key=(name, 0), where=name, agrees=False, **numbers)
+    return SimpleNamespace(rows=(row,), first_divergence=row)
+
+
+def test_the_name_of_a_layer_is_drawn_and_said_as_it_is(tmp_path: Path):
+    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=200)
+    from grl.report.parity import draw_parity, table
+
+    draw_parity(a_parity_report("blocks.$_$"), tmp_path / "parity.png")
+    assert is_a_picture(tmp_path / "parity.png")
+    console.print(table(a_parity_report("blocks.[v2]")))
+    assert "blocks.[v2]" in console.file.getvalue()
+
+
+def test_the_table_of_a_run_names_its_data_as_they_are():
+    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=200)
+    pytest.importorskip("typer")
+    from grl.cli.summary import summarise
+
+    result = a_result()
+    numbers = dict.fromkeys(("source_accuracy", "domain_accuracy", "proxy_a_distance"), 0.5)
+    metrics = {**result.metrics, **numbers, "task": "prices[v2].npz", "seed": 0, "steps": 30, "seconds": 1.0}
+    console.print(summarise(replace(result, metrics=metrics), None))
+    assert "prices[v2].npz: dann in torch, seed 0" in console.file.getvalue()
+
+
 def test_a_picture_that_fails_midway_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "report.png"
     path.write_bytes(b"the old picture")
@@ -134,6 +181,39 @@ def test_a_demo_is_drawn_for_one_backend_or_two(backends: tuple[str, ...], tmp_p
     results = [a_result(dim=5, backend=b, method=m) for m in ("source-only", "dann") for b in backends]
     draw_demo(results, tmp_path / "demo.png")
     assert is_a_picture(tmp_path / "demo.png")
+
+
+class FirstCoordinate:
+    """A model whose odds of class 1 are e to the first coordinate; features are the points."""
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return x, np.stack([np.zeros(len(x)), x[:, 0]], axis=1), x[:, 1]
+
+
+def points_on_a_line(samples: int) -> Task:
+    """From (−1, 0) to (1, 5); the first half of them is of class 0."""
+    x = np.linspace((-1, 0), (1, 5), samples, dtype=np.float32)
+    y = np.arange(samples) * 2 // samples
+    return Task("line", x, y, x, 2 * x, 1 - y, None, 2)
+
+
+def test_the_boundary_is_the_probability_of_class_1_with_the_first_axis_across():
+    across, up, odds = look(FirstCoordinate(), replace(points_on_a_line(9), x_test=None, y_test=None)).boundary
+    assert (across[0], across[-1], up[0], up[-1]) == pytest.approx((-1.2, 1.2, -0.5, 5.5))  # a tenth beyond the points
+    np.testing.assert_allclose(odds, np.broadcast_to(1 / (1 + np.exp(-across)), (len(up), len(across))), rtol=1e-5)
+    assert (odds[0, 0], odds[0, -1]) == pytest.approx((0.23, 0.77), abs=0.01)
+
+
+def test_features_are_of_evenly_spaced_samples_with_their_labels():
+    task = points_on_a_line(1001)
+    snapshot = look(FirstCoordinate(), task, largest=11)
+    np.testing.assert_array_equal(snapshot.source_features, task.x_source[::100])
+    np.testing.assert_array_equal(snapshot.source_labels, task.y_source[::100])
+    np.testing.assert_array_equal(snapshot.target_features, task.x_test[::100])
+    np.testing.assert_array_equal(snapshot.target_labels, task.y_test[::100])
+    without = look(FirstCoordinate(), replace(task, x_test=None, y_test=None), largest=11)
+    np.testing.assert_array_equal(without.target_features, task.x_target[::100])
+    assert without.target_labels is None
 
 
 @pytest.mark.parametrize(

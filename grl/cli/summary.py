@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from rich.table import Table
+from rich.text import Text
 
 from grl.experiment import Result
 from grl.parity.verdict import explain_chance
@@ -17,7 +18,8 @@ def summarise(result: Result, baseline: Result | None) -> Table:
     """Return the scores of a run as a table, beside those of one without adaptation, if there is one."""
     metrics = result.metrics
     last = metrics["history"][-1]
-    table = Table(title=f"{metrics['task']}: {metrics['method']} in {metrics['backend']}, seed {metrics['seed']}")
+    title = f"{metrics['task']}: {metrics['method']} in {metrics['backend']}, seed {metrics['seed']}"
+    table = Table(title=Text(title, "table.title"))  # not as markup, which takes a path's [v2] for a style
     table.add_column("at the last step")
     table.add_column("value", justify="right")
     table.add_column("")

@@ -31,7 +31,7 @@ class Arrays(Protocol):
         """Read the header of an array.
 
         Raises:
-            DataError: it is no array of real numbers, or unreadable.
+            DataError: it is no array of plain numbers, or unreadable.
         """
 
 

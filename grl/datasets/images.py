@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,31 @@ from grl.datasets.samples import Samples
 from grl.datasets.store import Store
 from grl.datasets.task import Labels, Task, make_task
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 __all__ = ["load_images"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 _EXPECTED = f"image ({', '.join(_FORMATS)})"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm")
+_NO_IMAGE = f"no image; expected are files named {', '.join(_SUFFIXES)}."
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel, at most
 _LARGEST = 4096  # pixels of a side
 _LARGEST_FILE = 1 << 27  # bytes; twice what the largest image takes as it is
 _WAITING = 1 << 26  # bytes of decoded images that wait to be kept
+# EXIF's tag that says how an image is turned, and what by its value Pillow calls what viewers do then.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_SIDEWAYS = ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 
 Pixels = NDArray[np.uint8]
 
@@ -35,9 +52,10 @@ def load_images(folder: str, store: Store, bad: BadData) -> Task:
     """Return the task in folders of images, which are all of one size.
 
     Every image is decoded once, by as many threads as there are cores, and becomes (3, H, W) in [0, 1]; grey ones get
-    three equal channels. The classes are the folders in `source`, numbered in the order of their names; those in
-    `target` and `test` go by the same names. Files are taken in the order of their names; what is hidden, and what is
-    not named like an image, is left alone.
+    three equal channels. An image is what viewers show: turned as its EXIF data say, and on white where it is
+    transparent. The classes are the folders in `source`, numbered in the order of their names, each of them with an
+    image; those in `target` and `test` go by the same names. Files are taken in the order of their names; what is
+    hidden, and a file that is not named like an image, is left alone. Folders inside of a class are refused.
 
     Args:
         folder: the path.
@@ -45,7 +63,8 @@ def load_images(folder: str, store: Store, bad: BadData) -> Task:
         bad: what to do with an image that cannot be used.
 
     Raises:
-        DataError: a folder is missing or is of no class of the source, or an image cannot be used.
+        DataError: a folder is missing, or lies inside of a class; a class has no image, or is none of the source's; or
+            an image cannot be used.
         ImportError: Pillow is not installed.
     """
     if find_spec("PIL") is None:
@@ -65,11 +84,13 @@ def _load(folder: str, store: Store, bad: BadData) -> Task:
         root = Path(folder, split)
         if split == "test" and not root.is_dir():
             continue
-        paths, known = _list(root, classes, labelled=split != "target")
+        paths, known = _list(root, split, classes)
         size = inputs["source"].shape[2:] if inputs else _first_size(paths, bad)
         inputs[split], kept = _read(root, paths, size, store, bad)
         if known is not None:
             labels[split] = known[kept]
+        if split == "source":
+            _check_all_left(root, classes, labels[split], bad)
     where = {split: str(Path(folder, split)) for split in labels}
     return make_task(
         folder,
@@ -82,23 +103,45 @@ def _load(folder: str, store: Store, bad: BadData) -> Task:
     )
 
 
-def _list(root: Path, classes: dict[str, int], *, labelled: bool) -> tuple[list[str], Labels | None]:
+def _list(root: Path, split: str, classes: dict[str, int]) -> tuple[list[str], Labels | None]:
     """The paths of all images below a folder, and their labels if they stand in folders of classes."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected are the folders 'source' and 'target'.")
     names = _folders(root)
-    if not labelled and not names:
-        paths, labels = _images(root), None
+    loose = [path for path in _images(root) if Path(path).name not in names]
+    if names and loose:
+        raise DataError(f"{loose[0]}: lies beside folders of classes; expected is every image in one of them.")
+    if split == "target" and not names:
+        paths, labels = loose, None
     else:
         unknown = [name for name in names if name not in classes]
         if unknown:
             raise DataError(f"{root}: {unknown[0]!r} is no class of the source: {', '.join(list(classes)[:20])}.")
         each = {name: _images(root / name) for name in names}
+        for name in names:
+            _check_class(root / name, each[name], may_be_empty=split != "source")
         paths = [path for name in names for path in each[name]]
         labels = np.repeat([classes[name] for name in names], [len(each[name]) for name in names]).astype(np.int64)
     if not paths:
-        raise DataError(f"{root}: no image; expected are files named {', '.join(_SUFFIXES)}.")
+        raise DataError(f"{root}: {_NO_IMAGE}")
     return paths, labels
+
+
+def _check_class(folder: Path, images: list[str], *, may_be_empty: bool) -> None:
+    """Refuse a class whose images lie a folder further down, or are none."""
+    for name in _folders(folder):
+        if str(folder / name) not in images:
+            raise DataError(f"{folder / name}: a folder inside of a class; expected are images alone.")
+    if not (images or may_be_empty):
+        raise DataError(f"{folder}: {_NO_IMAGE}")
+
+
+def _check_all_left(root: Path, classes: dict[str, int], labels: Labels, bad: BadData) -> None:
+    """Refuse to go on without a class all of whose images were left out."""
+    for name, label in classes.items():
+        if label not in labels:
+            last = [reason for reason in bad.skipped if reason.startswith(os.path.join(root, name, ""))][-1]
+            raise DataError(f"{root / name}: no image can be used; the last one: {last}")
 
 
 def _folders(root: Path) -> list[str]:
@@ -165,7 +208,8 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
 
     try:
         with reading(path, _EXPECTED), Image.open(_contents(path), formats=_FORMATS) as image:
-            height, width = image.height, image.width
+            turn = _turn(image)
+            height, width = (image.width, image.height) if turn in _SIDEWAYS else (image.height, image.width)
             if size is not None and (height, width) != size:
                 expected = f"{size[0]}×{size[1]}, as in the first image"
                 raise DataError(f"{path}: {height}×{width} pixels; expected are {expected}.")
@@ -173,9 +217,28 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
                 raise DataError(f"{path}: {height}×{width} pixels; expected are at most {_LARGEST} a side.")
             if image.mode not in _MODES:
                 raise DataError(f"{path}: an image of mode {image.mode}; expected are 8 bits a channel.")
-            return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+            seen = _on_white(image) if image.has_transparency_data else image.convert("RGB")
+            seen = seen if turn is None else seen.transpose(Image.Transpose[turn])
+            return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: more pixels than an image should have; at most {_LARGEST} a side.") from error
+
+
+def _turn(image: Image.Image) -> str | None:
+    """How viewers turn an image before they show it, by Pillow's name; None: not at all."""
+    from PIL import Image
+
+    # Not `image.getexif`: for a PNG it decodes all of it to find some, and for a JPEG it hides that they are damaged.
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return _TURNS.get(exif.get(_ORIENTATION, 1))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _contents(path: str) -> io.BytesIO:

@@ -25,7 +25,8 @@ def load_npz(path: str | PathLike[str], store: Store | None = None) -> Task:
 
     Keys: `x_source`, `y_source`, `x_target`; for scoring `x_test` and `y_test` (both or neither); for
     `method="target"` also `y_target`. Inputs are real images (N, C, H, W) or vectors (N, D) and become float32 as they
-    are, without scaling; labels are integers from 0. Other keys are ignored.
+    are, without scaling; labels are integers from 0, at least two of them in the source, and none elsewhere that the
+    source has not. Other keys are ignored.
 
     Args:
         path: the `.npz` file.

@@ -44,7 +44,7 @@ class Stored:
 
     @classmethod
     def open(cls, where: str, stream: IO[bytes], size: int, path: str | None, start: int = 0) -> Stored:
-        """Read a header, and make sure that it is of real numbers, as many as there are.
+        """Read a header, and make sure that there are as many numbers as it says.
 
         Args:
             where: what a message calls the array.
@@ -54,14 +54,12 @@ class Stored:
             start: the byte of that file at which they start.
 
         Raises:
-            DataError: it holds something else than real numbers.
+            DataError: it holds pickled objects.
             ValueError and others (see `reading`): it is no array, or a truncated one.
         """
         shape, fortran, dtype, offset = _read_header(stream)
         if dtype.hasobject:
             raise DataError(f"{where} holds no plain numbers (pickled objects are refused).")
-        if dtype.kind not in "fiu":
-            raise DataError(f"{where} has dtype {dtype}; expected are real numbers.")
         if prod(shape) * dtype.itemsize != size - offset:
             raise ValueError("more or fewer bytes than the header says")
         return cls(where, shape, fortran, dtype, stream, None if path is None else (path, start + offset))
@@ -74,8 +72,10 @@ class Stored:
             sample_shape: what one has to be; None: an image (C, H, W) or a vector (D,).
 
         Raises:
-            DataError: another shape, or a number that is not finite.
+            DataError: no real numbers, another shape, or a number that is not finite.
         """
+        if self.dtype.kind not in "fiu":
+            raise DataError(f"{self.where} has dtype {self.dtype}; expected are real numbers.")
         shape = self.shape
         if len(shape) not in (2, 4) or 0 in shape:
             raise DataError(f"{self.where} has shape {shape}; expected is (N, C, H, W) or (N, D), nothing of it empty.")

@@ -87,12 +87,16 @@ def make_task(
     """
     if num_classes is None:
         num_classes = int(labels["source"].max()) + 1
-    if num_classes < 2:
-        raise DataError(f"{where['source']} holds the label 0 alone; expected are at least two classes.")
+    known = np.unique(labels["source"])
+    low, high = known[0], known[-1]
+    if low == high:
+        raise DataError(f"{where['source']} holds the label {low} alone; expected are at least two classes.")
     for split, y in labels.items():
-        if y.max() >= num_classes:
-            found = f"{where[split]} holds the label {y.max()}"
-            raise DataError(f"{found}; expected are y_source's, 0 to {num_classes - 1}.")
+        unknown = np.setdiff1d(y, known)
+        if len(unknown):
+            wrong = unknown[-1]
+            expected = f"{low} to {high}" + (f" without {wrong}" if low < wrong < high else "")
+            raise DataError(f"{where[split]} holds the label {wrong}; expected are y_source's, {expected}.")
     return Task(
         name=name,
         x_source=inputs["source"],

@@ -77,7 +77,16 @@ def _panel(figure: Figure, left: float, cells: Sequence[Cell]) -> Axes:
     )
     panel.spines[:].set_visible(False)
     panel.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
-    panel.set_xticks(range(len(forms)), forms, fontsize=9, rotation=60, ha="left", va="center", rotation_mode="anchor")
+    panel.set_xticks(
+        range(len(forms)),
+        forms,
+        fontsize=9,
+        rotation=60,
+        ha="left",
+        va="center",
+        rotation_mode="anchor",
+        parse_math=False,
+    )
     return panel
 
 

@@ -38,7 +38,7 @@ def table(report: ParityReport) -> Table:
             found.add_row(Text(heading, style="bold"))
         for row in rows:
             mark = Text("ok", "green") if row.agrees else Text("first" if row is first else "differs", "bold red")
-            found.add_row(f"  {_name(row)}", *_numbers(row), mark)
+            found.add_row(Text(f"  {_name(row)}"), *_numbers(row), mark)
         found.add_section()
     return found
 
@@ -100,7 +100,7 @@ def _draw_kind(panel: Axes, rows: Sequence[Row]) -> None:
     panel.plot(wrong, [values[i] for i in wrong], "x", color=TARGET, markersize=9, mew=2, label="more than rounding")
     panel.set_yscale("log")
     step = -(-len(rows) // _LONGEST)
-    panel.set_xticks(list(x)[::step], [_name(row) for row in rows][::step], rotation=90, fontsize=8)
+    panel.set_xticks(list(x)[::step], [_name(row) for row in rows][::step], rotation=90, fontsize=8, parse_math=False)
 
 
 def _finite(number: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -68,15 +69,20 @@ _RC: Any = {
 def picture(path: str | PathLike[str], width: float, height: float, heading: str) -> Iterator[Figure]:
     """Yield a figure of width × height inches; write it as PNG, whole or not at all, once the block is through.
 
+    The heading is drawn as it is: a `$` in it begins no formula.
+
     Raises:
         ConfigError: the file cannot be written.
     """
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
-        figure.suptitle(heading, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        # A path may have dollars, which are not the bounds of a formula, and bytes that are no text.
+        heading = heading.encode(errors="replace").decode()
+        figure.suptitle(heading, fontsize=14, fontweight="bold", x=0.01, ha="left", parse_math=False)
         yield figure
         try:
-            with replacing(path) as temporary:
+            with replacing(path) as temporary, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # that the font lacks: it is drawn as a box
                 figure.savefig(temporary, format="png", dpi=130, facecolor="white")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
