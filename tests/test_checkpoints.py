@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -22,16 +23,16 @@ pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
 from grl.experiment import CheckpointError, StoppedError, load_checkpoint, load_weights, train
-from grl.experiment.config import Config
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.faults import FILES
 from grl.experiment.loop import chunk
-from grl.experiment.resume import Checkpoint, Done, save_checkpoint
+from grl.experiment.resume import Checkpoint, Done, save_checkpoint, unfinished
 
-from installed import INSTALLED, any_backend, both_backends, each_backend
+from installed import DEEP, INSTALLED, any_backend, both_backends, each_backend
 
 pytestmark = pytest.mark.trains
 
 ROOT = Path(__file__).resolve().parent.parent
-DEEP = bool(os.environ.get("GRL_DEEP"))
 
 
 def config_of(backend: str, **settings: Any) -> Config:
@@ -77,9 +78,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(backend: str, settings: dict
     whole = train(config, out=tmp_path / "whole")
     checkpoint = stopped_at(config, 30, tmp_path / "stopped")
     assert checkpoint.config == config
-    again = train(config, out=tmp_path / "stopped", resume=checkpoint)
+    long = replace(checkpoint, done=replace(checkpoint.done, seconds=1000.0))
+    again = train(config, out=tmp_path / "stopped", resume=long)
     assert_same_bits(again.weights, whole.weights)
     assert again.metrics["history"] == whole.metrics["history"]
+    assert again.metrics["seconds"] >= 1000, "what all its steps have taken"
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
     assert texts[0] == texts[1]
 
@@ -230,8 +233,63 @@ def test_killed_at_any_point_of_the_write_of_a_checkpoint_there_is_a_whole_one(t
             break
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert seen == sorted(seen)
-    assert seen.count(1) >= 6, "write, fsync, rename and fsync of the one file, write and fsync of the other"
-    assert seen.count(2) >= 2
+    assert seen.count(1) == 8, "at write, fsync, rename, fsync and clearing up of the one file; then of the other"
+    assert seen.count(2) == 4, "up to its rename: after it, and as the file before goes"
+
+
+@any_backend
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the names of open files")
+def test_what_a_file_speaks_of_is_on_the_disk_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kill can show this, only a power cut: so what is asked of the system is looked at."""
+    asked: list[tuple[str, ...]] = []
+
+    def name_of(path: Any) -> str:
+        return "the folder" if Path(path) == tmp_path else Path(path).name.replace(f".{os.getpid()}.", ".PID.")
+
+    def watch(name: str, names: Callable[..., tuple[str, ...]]) -> None:
+        function = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given: asked.append((name, *names(*given))) or function(*given))
+
+    watch("fsync", lambda descriptor: (name_of(os.readlink(f"/proc/self/fd/{descriptor}")),))
+    watch("replace", lambda one, other: (name_of(one), name_of(other)))
+    train(config_of(INSTALLED[0], steps=20), out=tmp_path)
+
+    def replacing(temporary: str, name: str) -> list[tuple[str, ...]]:
+        return [("fsync", temporary), ("replace", temporary, name), ("fsync", "the folder")]
+
+    assert asked == [
+        *replacing(".metrics.PID.jsonl", "metrics.jsonl"),
+        ("fsync", "metrics.jsonl"),
+        *replacing(".checkpoint-20.PID.safetensors", "checkpoint-20.safetensors"),
+        *replacing(".checkpoint.PID.json", "checkpoint.json"),
+    ]
+
+
+@any_backend
+def test_what_an_earlier_run_has_left_goes_but_the_run_that_goes_on_keeps_its_own(tmp_path: Path) -> None:
+    config, events = config_of(INSTALLED[0], steps=20), "events.out.tfevents.1.host"
+    mine, other = tmp_path / "mine", tmp_path / "other"
+
+    def left(out: Path, resume: Checkpoint | None, **settings: Any) -> set[str]:
+        out.mkdir(exist_ok=True)
+        for name in (*FILES, events, "notes"):
+            (out / name).touch()
+        train(replace(config, **settings), out=out, resume=resume)
+        return {path.name for path in out.iterdir()}
+
+    written = {"metrics.jsonl", "checkpoint.json", "checkpoint-20.safetensors", "notes"}
+    for out in (mine, other):
+        assert left(out, None) == written
+        assert unfinished(out) is None, "it has come to its end"
+    checkpoint = load_checkpoint(mine)
+    assert left(tmp_path / "other" / ".." / "mine", checkpoint) == {*written, events}
+    assert left(other, checkpoint) == {"metrics.jsonl", "notes"}, "no step was left, and so no checkpoint due"
+    assert left(mine, None, checkpoint_every=None) == {"metrics.jsonl", "notes"}
+
+
+def test_checkpoints_without_a_directory_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^checkpoint_every: got 20 without `out`; accepted is both, or neither\.$"):
+        train(config_of("torch"))
 
 
 # Disks and strangers.

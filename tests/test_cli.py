@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +23,29 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
+from rich.console import Console
+
 from grl.cli import main
-from grl.experiment import build_trainer, load_data, load_weights
-from grl.experiment.config import Config
+from grl.cli.progress import Follower
+from grl.cli.train import _describe, _go_on
+from grl.experiment import (
+    FaultError,
+    Processes,
+    ProcessLostError,
+    Result,
+    StoppedError,
+    Update,
+    build_trainer,
+    load_data,
+    load_weights,
+    train,
+)
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.faults import Fault
+from grl.experiment.log import Log
+from grl.experiment.processes import ALONE
+from grl.experiment.resume import Checkpoint, Done, save_checkpoint
+from grl.experiment.scores import score
 
 from installed import INSTALLED, any_backend, both_backends, each_backend
 
@@ -165,6 +188,27 @@ def test_what_is_no_terminal_gets_plain_lines_now_and_then(backend: str, runs: d
     assert re.search(r"\d steps/s  0:00:0\d left$", lines[-1])
 
 
+def test_a_terminal_gets_a_bar_and_the_losses_below_it_and_its_cursor_back():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with Follower(Console(file=terminal, force_terminal=True, width=120)) as follower:
+        follow = follower.run("dann, torch", steps=20)
+        follow(Update(10, 20, 0.5, 0.6, 0.1, 0.75, checkpoint=10))
+        follow(Update(20, 20, 0.4, 0.6, 0.2, 0.75, checkpoint=10))
+        follower._bars.refresh()
+        shown = terminal.getvalue()
+    words = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+    assert re.search(r"dann, torch \W+20/20 ", words)
+    assert (
+        "label loss 0.4000  domain loss 0.6000 (ln 2 = 0.6931)  λ 0.200  accuracy 0.750  checkpoint at step 10" in words
+    )
+    assert "\x1b[?25l" in shown
+    assert "\x1b[?25h" in terminal.getvalue().removeprefix(shown)
+
+
 @each_backend
 def test_a_run_ends_with_a_table_of_its_scores(backend: str, runs: dict[str, tuple[Path, Output]]):
     folder, output = runs[backend]
@@ -221,6 +265,190 @@ def test_a_run_goes_on_from_its_checkpoint_by_its_own_settings(here: Path):
     assert {name: Path("again", name).read_bytes() for name in before} == before
 
 
+def spy_on_runs(monkeypatch: pytest.MonkeyPatch, at: Callable[[Config], None], **instead: Any) -> None:
+    """Call `at` with the settings of each run that `grl train` begins: its own, then the one to compare it with."""
+
+    def run(config: Config, **given: Any) -> Result:
+        at(config)
+        return train(config, **given | instead)
+
+    monkeypatch.setattr("grl.cli.train.run", run)
+
+
+@any_backend
+def test_the_run_to_compare_with_starts_from_the_same_file_even_if_that_is_replaced(
+    runs: dict[str, tuple[Path, Output]], here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = Path("run/model.safetensors")
+    model.parent.mkdir()
+    model.write_bytes((runs[INSTALLED[0]][0] / model.name).read_bytes())
+    words = ["train", "--backend", INSTALLED[0], "--task", "moons", "--steps", 2, "--init", model, "--out", "run"]
+    started: list[bytes] = []
+    with monkeypatch.context() as patched:
+        spy_on_runs(patched, lambda _: started.append(model.read_bytes()))
+        output = grl(*words)
+    assert output.status == 0, output.err
+    assert re.search(r"^source-only, to compare: step 2/2 ", output.out, re.MULTILINE)
+    assert re.search(r"target accuracy\W+\d\.\d{3}\W+source-only: \d\.\d{3}", output.out)
+    assert len(started) == 2
+    assert started[0] == started[1] != model.read_bytes()
+
+    def interrupt(config: Config) -> None:
+        if config.method == "source-only":
+            raise KeyboardInterrupt
+
+    spy_on_runs(monkeypatch, interrupt)
+    assert grl(*words[:-1], "kept").status == 130
+    assert {path.name for path in Path("kept").iterdir()} == FILES - {"report.png"}, "what is done is not lost"
+
+
+@any_backend
+def test_a_run_goes_on_without_the_file_that_it_has_started_from(runs: dict[str, tuple[Path, Output]], here: Path):
+    start = Path("start.safetensors")
+    start.write_bytes((runs[INSTALLED[0]][0] / "model.safetensors").read_bytes())
+    Path("run").mkdir()
+    settings = {"backend": INSTALLED[0], "steps": 20, "checkpoint_every": 20, "start": str(start)}
+    expected = train(Config.recommended("moons", **settings), out="run")
+    start.unlink()
+    output = grl("train", "--resume", "run")
+    assert output.status == 0, output.err
+    assert "source-only" not in output.out, "it would start from weights that are not there"
+    found = load_weights("run/model.safetensors")
+    assert all(np.array_equal(array, found[name]) for name, array in expected.weights.items())
+
+
+def write_checkpoint(folder: str, steps: int = 9) -> None:
+    with Log(Path(folder)) as log:
+        config = Config.recommended("moons", steps=steps, seed=4)
+        versions = {"torch": "1.0", "python": platform.python_version()}
+        save_checkpoint(folder, Checkpoint(config, Done(2), {}, versions, {}, ()), log.digest)
+
+
+def test_a_run_that_goes_on_elsewhere_spares_an_unfinished_run_there(here: Path):
+    for folder in ("mine", "other"):
+        Path(folder).mkdir()
+        write_checkpoint(folder)
+    before = {path: path.read_bytes() for path in Path("other").iterdir()}
+    output = grl("train", "--resume", "mine", "--out", "other")
+    assert (output.status, output.out) == (2, "")
+    assert output.err.startswith("grl: --out: other holds the checkpoint of a run that is not finished, at step 2; ")
+    assert {path: path.read_bytes() for path in Path("other").iterdir()} == before
+
+
+def test_what_is_given_beside_resume_replaces_what_the_checkpoint_says_and_other_versions_are_told(here: Path):
+    write_checkpoint(".")
+    given = dict.fromkeys(Config.__dataclass_fields__) | {"backend": "jax", "sharding": "fsdp", "on_nan": "skip"}
+    config, checkpoint = _go_on(".", given | {"device": "gpu", "timeout": 5})
+    assert config == Config.recommended(
+        "moons", steps=9, seed=4, backend="jax", sharding="fsdp", on_nan="skip", device="gpu", timeout=5
+    )
+    assert _describe(checkpoint, config) == (
+        "Going on from ., at step 2 of 9, which torch has come to: jax rounds otherwise."
+    )
+    if "torch" in INSTALLED:
+        assert re.fullmatch(
+            r"Going on from \., at step 2 of 9, written with torch 1\.0 \(now \d[^)]*\): the last bits may differ\.",
+            _describe(checkpoint, checkpoint.config),
+        )
+
+
+@any_backend
+def test_sigterm_after_the_last_step_ends_with_143_once_all_is_written(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def scored(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*given)
+
+    monkeypatch.setattr("grl.experiment.run.score", scored)
+    words = ["--task", "moons", "--steps", 2, "--method", "source-only", "--out", "run"]
+    output = grl("train", "--backend", INSTALLED[0], *words)
+    assert (output.status, output.err) == (143, "")
+    assert {path.name for path in Path("run").iterdir()} == FILES
+
+
+# As one of several processes, which the environment and the exchange of texts say, and nothing else.
+
+
+def as_one_of_two(
+    index: int, monkeypatch: pytest.MonkeyPatch, other: Callable[[str], str] = lambda text: text
+) -> list[str]:
+    """Let this process be one of two; return the list of what it says to the other."""
+    said: list[str] = []
+
+    def exchange(text: str) -> list[str]:
+        said.append(text)
+        return [text, other(text)] if index == 0 else [other(text), text]
+
+    @contextmanager
+    def join(_: Config) -> Iterator[Processes]:
+        yield Processes(index, 2, exchange)
+
+    monkeypatch.setenv("RANK", str(index))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("grl.cli.train.join", join)
+    monkeypatch.setattr(os, "_exit", lambda _: None)  # how `main` ends a process of several
+    return said
+
+
+FAULT = Fault(3, (np.zeros(1),) * 3, 0.5, (0.1, 0.1), np.nan, np.nan, {}, None)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_all_processes_refuse_the_first_prints_and_what_one_refuses_that_one(
+    index: int, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    here.joinpath("run").mkdir()
+    as_one_of_two(index, monkeypatch, lambda _: "no such file.")
+    sentence = f"grl: no such file (in process {1 - index} of 2).\n"
+    words = ["train", "--task", "moons", "--method", "source-only", "--out", "run"]
+    assert grl(*words) == (2, "", sentence if index == 0 else "")
+
+    place = f"grl: process {index} of 2: "
+    assert grl("train", "--steps", "0") == (2, "", f"{place}--steps: got 0; accepted is an integer from 1.\n")
+    output = grl("train", "--resume", "absent")
+    assert output == (2, "", f"{place}absent/checkpoint.json: cannot be read: No such file or directory.\n")
+    as_one_of_two(index, monkeypatch)
+
+    def ended(error: Exception) -> Output:
+        def load_data(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("grl.cli.train.load_data", load_data)
+        return grl(*words)
+
+    assert ended(MemoryError()).err.startswith(f"{place}not enough memory; ")
+    lost = ProcessLostError(f"process {index} of 2: another one has ended")
+    assert ended(lost) == (1, "", f"{place}another one has ended\n"), "which one it is is said once"
+    for error, status in ((StoppedError(1, 2, None), 143), (FaultError(FAULT), 3)):
+        assert ended(error) == (status, "", f"grl: {error}\n" if index == 0 else "")
+
+
+@any_backend
+def test_a_device_that_is_not_there_is_refused_by_several_in_the_words_of_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ["train", "--backend", INSTALLED[0], "--task", "moons", "--device", "abacus", "--out", "run"]
+    alone = grl(*words)
+    said: list[str] = as_one_of_two(0, monkeypatch, lambda text: text if len(said) > 1 else "")
+    assert grl(*words) == alone
+    assert said[0] == "", "what the first does alone it does not refuse alone"
+    assert alone.err.startswith("grl: no such device")
+    assert not Path("run").exists()
+
+
+@any_backend
+def test_a_disk_that_is_full_in_the_end_is_told_to_the_other_processes(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def save(*_: Any) -> None:
+        raise ConfigError("run: cannot be written: No space left on device.")
+
+    said = as_one_of_two(0, monkeypatch)
+    spy_on_runs(monkeypatch, lambda _: None, processes=ALONE)
+    monkeypatch.setattr("grl.cli.train.save", save)
+    words = ["--task", "moons", "--steps", 2, "--method", "source-only", "--out", "run"]
+    output = grl("train", "--backend", INSTALLED[0], *words)
+    assert (output.status, output.err) == (2, "grl: run: cannot be written: No space left on device.\n")
+    assert said == ["", "run: cannot be written: No space left on device."]
+
+
 # How they refuse.
 
 
@@ -269,6 +497,8 @@ REFUSALS = {
     "train --data nan.npz": "nan.npz: 'x_source' holds NaN",
     "train --data good.npz --method target": "good.npz: the method 'target' trains on labelled target data",
     "train --checkpoint-every 0": "--checkpoint-every: got 0; accepted is an integer from 1",
+    "train --sharding fspd": "--sharding: got 'fspd'; accepted is 'replicated' or 'fsdp'",
+    "train --timeout 0": "--timeout: got 0; accepted is an integer from 1",
     "train --on-nan hope": "--on-nan: got 'hope'; accepted is 'stop' or 'skip'",
     "train --resume absent": "absent/checkpoint.json: cannot be read: No such file or directory",
     "train --resume a_file": "a_file/checkpoint.json: cannot be read: Not a directory",
@@ -326,7 +556,12 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("RESOURCE_EXHAUSTED: 9")],
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("RESOURCE_EXHAUSTED: 9"),
+    ],
 )
 def test_too_little_memory_is_one_sentence(error: Exception, here: Path, monkeypatch: pytest.MonkeyPatch):
     def load_data(*_: Any) -> None:
@@ -458,6 +693,14 @@ def test_help_of_the_demo_and_of_the_whole():
         output = grl(*words)
         assert output.status == 0
         assert re.search(r"train .*demo ", " ".join(output.out.split()))
+
+
+def test_a_terminal_that_has_no_greek_gets_question_marks():
+    written = io.BytesIO()
+    with redirect_stdout(io.TextIOWrapper(written, "ascii")) as out:
+        assert main(["train", "--help"]) == 0
+        out.flush()
+    assert b"? at progress p." in written.getvalue()
 
 
 def test_version_names_grl_and_the_frameworks():

@@ -91,7 +91,11 @@ def test_skipped_steps_are_not_applied_and_counted(backend: str, tmp_path: Path)
     result = train(config, task=task, out=tmp_path)
     assert result.metrics["skipped_steps"] == len(bad) > 0
     assert [r["step"] for r in result.metrics["history"] if r["label_loss"] is None] == bad
-    assert load_checkpoint(tmp_path).done.skipped == len(bad)
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.done.skipped == len(bad)
+    if backend == INSTALLED[0]:
+        stopping = train(replace(config, on_nan="stop", checkpoint_every=None), task=task, resume=checkpoint)
+        assert stopping.metrics["skipped_steps"] == len(bad), "it says so even where no more would be"
     assert all(np.isfinite(array).all() for array in result.weights.values())
     by_hand = build_trainer(task, config)
     for step, batch in enumerate(islice(batches(task, config), STEPS)):

@@ -18,10 +18,10 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
+from grl.architecture import Weights
 from grl.checkpoint import load_weights
 from grl.experiment import Result, train
-from grl.experiment.config import Config, ConfigError
-from grl.experiment.processes import Processes, check_shares, launched
+from grl.experiment.config import Config
 
 from installed import deep, each_backend, needs_flax, needs_torch
 from several import (
@@ -41,12 +41,12 @@ pytestmark = [pytest.mark.trains, pytest.mark.usefixtures("nobody_else")]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Noise in three shades, one for each class: batch norm and convolutions have something to learn."""
+    """Noise in three shades, one for each class, for batch norm and convolutions to learn; odd numbers of them."""
     generator = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    source = generator.normal(labels[:, None, None, None], 1.0, (48, 3, 8, 8))
+    labels = np.arange(47) % 3
+    source = generator.normal(labels[:, None, None, None], 1.0, (47, 3, 8, 8))
     path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, x_source=source, y_source=labels, x_target=generator.normal(2.0, 2.0, (40, 3, 8, 8)))
+    np.savez(path, x_source=source, y_source=labels, x_target=generator.normal(2.0, 2.0, (41, 3, 8, 8)))
     return str(path)
 
 
@@ -83,7 +83,22 @@ def check_equal(configs: Sequence[Config], folder: Path, count: int) -> None:
             metrics = json.loads((folder / f"{number}-{index}.json").read_text())
             for name in ("source_accuracy", "target_accuracy", "domain_accuracy"):
                 assert metrics[name] == expected.metrics[name], name
-            assert metrics["count"] == count
+            assert metrics["held"] == share_of(expected.weights, config, metrics["devices"], index)
+
+
+def share_of(weights: Weights, config: Config, count: int, index: int) -> dict[str, int]:
+    """How many numbers of each parameter a device has: PyTorch cuts the first axis, JAX any that has equal shares."""
+    found = {}
+    for name, array in weights.items():
+        if "running_" in name:
+            continue
+        found[name] = array.size
+        if config.sharding == "fsdp" and config.backend == "torch":
+            rows = -(-len(array) // count)
+            found[name] = array[index * rows : (index + 1) * rows].size
+        elif config.sharding == "fsdp" and any(size % count == 0 for size in array.shape):
+            found[name] //= count
+    return found
 
 
 def words_of(configs: Sequence[Config], folder: Path) -> list[str]:
@@ -206,15 +221,19 @@ print(json.dumps([sorted(with_layer), sorted(without)]))
 
 
 @needs_flax
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
 def test_a_training_step_on_sharded_arrays_has_no_collective_that_an_identity_had_not(
-    images: str, start: Start
+    sharding: str, images: str, start: Start
 ) -> None:
-    config = experiments("jax", images)["images"]
+    config = experiments("jax", images, sharding=sharding)["images"]
     (ended,) = end(start(["-c", _STEP, json.dumps(asdict(config))], [devices(2)]))
     assert ended.status == 0, ended.err
     with_layer, without = json.loads(ended.out)
     assert with_layer == without
-    assert set(with_layer) == {"all-reduce"}, "of gradients, statistics and losses; no samples are gathered"
+    if sharding == "replicated":
+        assert set(with_layer) == {"all-reduce"}, "of gradients, statistics and losses; no samples are gathered"
+    # Over gloo, between processes on CPUs, it gives wrong sums without a word (jax#40830; jax 0.10 and 0.11 at least).
+    assert "reduce-scatter" not in with_layer
 
 
 # The command line.
@@ -305,57 +324,6 @@ def test_the_guides_slurm_script_trains_one_model(backend: str, tmp_path: Path, 
 
 
 # Refusals.
-
-
-def test_of_several_processes_each_has_its_part() -> None:
-    assert [Processes(index, 4).part(12) for index in range(4)] == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)]
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"RANK": "1", "WORLD_SIZE": "2"}, ("torch", 1, 2)),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, (None, 0, 1)),
-        ({"JAX_PROCESS_ID": "3", "JAX_NUM_PROCESSES": "4"}, ("jax", 3, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (None, 0, 1)),  # a batch script, before srun
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, ("jax", 2, 4)),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "RANK": "5", "WORLD_SIZE": "8"}, ("torch", 5, 8)),
-    ],
-)
-def test_the_launcher_is_known_by_its_variables(
-    environment: dict[str, str], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert launched() == expected
-
-
-def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "first")
-    with pytest.raises(ConfigError, match="RANK in the environment: got 'first'; accepted is an integer"):
-        launched()
-
-
-def test_one_process_that_refuses_is_a_refusal_of_all() -> None:
-    def exchanged(*texts: str) -> Processes:
-        return Processes(0, len(texts), exchange=lambda text: [text, *texts[1:]])
-
-    with (
-        pytest.raises(ConfigError, match=r"^no such file \(in process 1 of 2\)\.$"),
-        exchanged("", "no such file.").agree(),
-    ):
-        pass
-    with pytest.raises(ConfigError, match=r"^no such file\.$"), exchanged("", "no such file.").agree(ConfigError):
-        raise ConfigError("no such file.")
-    with pytest.raises(ConfigError, match="settings: process 1 of 2 has others than process 0"):
-        exchanged("", "seed 2").check_same("settings", "seed 1")
-
-
-def test_a_batch_is_dealt_out_in_equal_shares_or_refused() -> None:
-    check_shares(16, 4, "processes")
-    with pytest.raises(ConfigError, match=r"^batch_size: got 15 for 2 devices; accepted is a multiple of 2\.$"):
-        check_shares(15, 2, "devices")
 
 
 @deep

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from grl.cli.signals import die_at_second_interrupt
 from grl.experiment.config import ConfigError
-from grl.experiment.processes import ProcessLostError, launched
+from grl.experiment.processes import ProcessLostError, RefusedByAllError, launched
 
 __all__ = ["main"]
 
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _guard(arguments)
     except BaseException as error:
-        if not _place()[1]:
+        if _place()[1] == 1:
             raise
         traceback.print_exception(error)
         status = 1
-    if status and _place()[1]:
+    if status and _place()[1] > 1:
         # Not by Python's own end: the frameworks would wait in it for processes that are gone, or wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -60,8 +60,8 @@ def _guard(arguments: Sequence[str] | None) -> int:
             return _refuse(f'the command line needs {", ".join(missing)}: pip install "grl[train]"')
         with die_at_second_interrupt():
             return _run(arguments)
-    except KeyboardInterrupt:
-        return _refuse("interrupted; no file was left half written.", status=130)
+    except KeyboardInterrupt:  # which a terminal sends to all
+        return _refuse("interrupted; no file was left half written.", status=130, by_all=True)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -74,13 +74,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
-        return _refuse(explain(error))
+        return _refuse(explain(error), by_all=isinstance(error, RefusedByAllError))
     except ProcessLostError as error:  # a RuntimeError too
-        return _refuse(str(error), status=1, by_all=True)
+        return _refuse(str(error), status=1)
     except FaultError as error:
-        return _refuse(str(error), status=3)
+        return _refuse(str(error), status=3, by_all=True)
     except StoppedError as error:
-        return _refuse(str(error), status=143)
+        return _refuse(str(error), status=143, by_all=True)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
@@ -104,16 +104,20 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _refuse(message: str, status: int = 2, by_all: bool = False) -> int:
-    """Print one sentence; of several processes, which all come to it, the first prints it."""
-    if by_all or _place()[0] == 0:
-        sys.stderr.write(f"grl: {' '.join(message.split())}\n")  # whole, or, after a second Ctrl-C, not at all
+    """Print one sentence; of several processes that all come to it the first, else each with its place among them."""
+    index, count = _place()
+    sentence = " ".join(message.split())
+    if count > 1 and not by_all:
+        place = f"process {index} of {count}: "
+        sentence = f"{place}{sentence.removeprefix(place)}"
+    if index == 0 or not by_all:
+        sys.stderr.write(f"grl: {sentence}\n")  # whole, or, after a second Ctrl-C, not at all
     return status
 
 
-def _place() -> tuple[int, bool]:
-    """Return this process's index, and whether there are others."""
+def _place() -> tuple[int, int]:
+    """Return this process's index, and how many there are."""
     try:
-        _, index, count = launched()
+        return launched()[1:]
     except ConfigError:  # it is refused as such where the run begins
-        return 0, False
-    return index, count > 1
+        return 0, 1

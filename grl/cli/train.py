@@ -22,6 +22,7 @@ from grl.experiment import (
     CheckpointError,
     FaultError,
     Processes,
+    Result,
     StoppedError,
     join,
     load_checkpoint,
@@ -32,12 +33,16 @@ from grl.experiment import (
 )
 from grl.experiment import train as run
 from grl.experiment.config import BACKENDS, METHODS, Config, ConfigError
+from grl.experiment.processes import RefusedByAllError
 from grl.experiment.resume import Checkpoint, unfinished
 
 __all__ = ["train"]
 
 _WHAT, _HOW, _WHERE = "What to train", "How to train", "Where to compute"
 _OUT, _SURVIVE = "What to write", "What to do when something goes wrong"
+
+_ANEW = ("backend", "device", "sharding", "timeout", "on_nan")  # what a resumed run may be given besides --out
+_BESIDE_RESUME = ", ".join(f"--{name.replace('_', '-')}" for name in _ANEW) + " and --out"
 
 
 def _option(name: str, help: str, panel: str, metavar: str, default: str | None = None) -> Any:
@@ -223,8 +228,7 @@ def train(
         _option(
             "--resume",
             "Go on from the checkpoint in the directory of a run of either backend, with its settings; beside it only"
-            " --backend, --device, --on-nan and --out may be given. In the same backend the weights end bit for bit as"
-            " if nothing had been.",
+            f" {_BESIDE_RESUME} may be given. In the same backend the weights end bit for bit as if nothing had been.",
             _SURVIVE,
             "DIR",
             "none",
@@ -255,7 +259,7 @@ def train(
     settings = {name: value for name, value in locals().items() if name not in ("out", "resume")}
     config, checkpoint = _begin(settings) if resume is None else _go_on(resume, settings)
     with join(config) as processes, termination() as terminated:
-        _train(config, checkpoint, resume, resume if out is None else out, processes, terminated)
+        _train(config, checkpoint, resume if out is None else out, processes, terminated)
         if terminated():  # too late to stop anything
             raise typer.Exit(143)
 
@@ -271,12 +275,9 @@ def _begin(settings: dict[str, Any]) -> tuple[Config, None]:
 
 def _go_on(resume: str, settings: dict[str, Any]) -> tuple[Config, Checkpoint]:
     given = {name: value for name, value in settings.items() if value is not None}
-    for name in sorted(given.keys() - {"backend", "device", "on_nan", "sharding", "timeout"}):
+    for name in sorted(given.keys() - set(_ANEW)):
         option = "init" if name == "start" else name.replace("_", "-")
-        raise ConfigError(
-            f"--resume: got --{option} beside it; accepted is --backend, --device, --sharding, --timeout, --on-nan and"
-            " --out."
-        )
+        raise ConfigError(f"--resume: got --{option} beside it; accepted is {_BESIDE_RESUME}.")
     checkpoint = load_checkpoint(resume)
     return replace(checkpoint.config, **given), checkpoint
 
@@ -284,29 +285,32 @@ def _go_on(resume: str, settings: dict[str, Any]) -> tuple[Config, Checkpoint]:
 def _train(
     config: Config,
     checkpoint: Checkpoint | None,
-    resume: str | None,
     out: str | None,
     processes: Processes,
     terminated: Callable[[], bool],
 ) -> None:
     console = make_console(silent=processes.index > 0)
+    # What stands in the way of one's report, no such device say, stands in that of all: they refuse it where they run.
+    by_all = (ConfigError, CheckpointError) if processes.count > 1 else ()
     with ExitStack() as opened:
-        with processes.agree(ConfigError, DataError, CheckpointError):
+        with processes.agree(ConfigError, DataError, CheckpointError, ImportError):
             arrays = _load(config, console)
             if out is None:
                 out = f"runs/{Path(os.path.abspath(arrays.name)).stem}-{config.method}-{config.backend}-{config.seed}"
             folder = Path(out)
             if processes.index == 0:
-                if checkpoint is None:
+                if checkpoint is None or not checkpoint.is_in(out):
                     _refuse_unfinished(out)
                 folder = opened.enter_context(output_directory(out))
                 _describe_data(console, arrays)
                 if checkpoint is not None:
-                    console.print(_describe(checkpoint, config, resume), soft_wrap=True, markup=False)
+                    console.print(_describe(checkpoint, config), soft_wrap=True, markup=False)
                 elif config.method == "dann":
-                    report = report_gradients(config, task=arrays)
-                    last = f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}"  # the first may be 0
-                    console.print(f"{last}: {report}", soft_wrap=True, markup=False)
+                    with suppress(*by_all):
+                        report = report_gradients(config, task=arrays)
+                        last = config.coeff(config.steps)  # the first may be 0
+                        line = f"Reversal at the schedule's last λ, {last:.4g}: {report}"
+                        console.print(line, soft_wrap=True, markup=False)
         _run(console, config, arrays, folder, checkpoint, terminated, processes)
 
 
@@ -340,8 +344,8 @@ def _describe_data(console: Console, task: Task) -> None:
         console.print(f"Left out: {len(task.skipped)}, the first: {task.skipped[0]}", soft_wrap=True, markup=False)
 
 
-def _describe(checkpoint: Checkpoint, config: Config, folder: str | None) -> str:
-    line = f"Going on from {folder}, at step {checkpoint.done.step} of {config.steps}"
+def _describe(checkpoint: Checkpoint, config: Config) -> str:
+    line = f"Going on from {checkpoint.folder}, at step {checkpoint.done.step} of {config.steps}"
     if config.backend != checkpoint.config.backend:
         return f"{line}, which {checkpoint.config.backend} has come to: {config.backend} rounds otherwise."
     now = versions(config)
@@ -366,19 +370,28 @@ def _run(
         follow = follower.run(f"{config.method}, {config.backend}", config.steps)
         together: Any = {"task": arrays, "stop": terminated, "processes": processes}
         result = run(config, progress=follow, out=folder, resume=checkpoint, **together)
-        if processes.index == 0:
-            save(result, folder)
         baseline = None
-        if result.after.boundary is not None and config.method == "dann":
-            # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
-            plain = replace(config, method="source-only", checkpoint_every=None, tensorboard=False)
-            follow = follower.run("source-only, to compare", config.steps)
-            with suppress(FaultError, StoppedError):
-                baseline = run(plain, progress=follow, **together)
-    if processes.index > 0:
-        return
+        try:
+            if result.after.boundary is not None and config.method == "dann":
+                # The paper's figure 2 sets adaptation beside no adaptation; on points in the plane that takes seconds.
+                plain = replace(config, method="source-only", checkpoint_every=None, tensorboard=False)
+                follow = follower.run("source-only, to compare", config.steps)
+                # A run that goes on may have lost the file that it has started from.
+                with suppress(FaultError, StoppedError, CheckpointError, RefusedByAllError):
+                    baseline = run(plain, progress=follow, **together)
+        except BaseException:  # Ctrl-C, say: the run is whole, and waits for nobody
+            if processes.index == 0:
+                save(result, folder)
+            raise
+    with processes.agree(ConfigError):
+        if processes.index == 0:
+            _write(console, result, baseline, folder)
+
+
+def _write(console: Console, result: Result, baseline: Result | None, folder: Path) -> None:
     from grl.report import draw_report  # matplotlib and scikit-learn take a second to import
 
+    save(result, folder)  # not before the baseline: the model that both start from may be the one that is replaced
     draw_report(result, folder / "report.png", baseline)
     console.print(summarise(result, baseline))
     for line in remarks(result):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import grl
-from grl.architecture import Architecture, initial_weights
+from grl.architecture import Architecture, Weights, initial_weights
 from grl.checkpoint import check_weights, load_weights
 from grl.datasets import Task
 from grl.experiment.config import Config, ConfigError
@@ -18,13 +18,14 @@ from grl.experiment.processes import ALONE, Processes
 __all__ = ["build_architecture", "build_trainer", "import_backend", "versions"]
 
 
-def build_trainer(task: Task, config: Config, processes: Processes = ALONE) -> Any:
+def build_trainer(task: Task, config: Config, processes: Processes = ALONE, weights: Weights | None = None) -> Any:
     """Return the backend's `Trainer` at the weights that the run starts from.
 
     Args:
         task: the data.
         config: the settings.
         processes: those that train together.
+        weights: what to start from instead of what the settings say.
 
     Returns:
         A `grl.torch_impl.training.Trainer`, or JAX's.
@@ -35,10 +36,11 @@ def build_trainer(task: Task, config: Config, processes: Processes = ALONE) -> A
     if config.method == "target" and task.y_target is None:
         raise ConfigError(f"{task.name}: the method 'target' trains on labelled target data, and there is no y_target.")
     architecture = build_architecture(task, config)
-    weights = initial_weights(architecture, config.seed)
-    if config.start is not None:
-        expected, weights = weights, load_weights(config.start)
-        check_weights(config.start, weights, expected)
+    if weights is None:
+        weights = initial_weights(architecture, config.seed)
+        if config.start is not None:
+            expected, weights = weights, load_weights(config.start)
+            check_weights(config.start, weights, expected)
     try:
         return import_backend(config).Trainer(architecture, config, weights, processes)
     except LookupError as error:  # the one that a backend raises for a device it does not find
@@ -49,13 +51,19 @@ def build_architecture(task: Task, config: Config) -> Architecture:
     """Return the network for the data, of the sizes in the settings.
 
     Raises:
-        ConfigError: the images are too small for it.
+        ConfigError: the images, or the batches of them, are too small for it.
     """
     sizes = config.channels, config.hidden, config.label_hidden, config.domain_hidden
     try:
-        return Architecture(task.sample_shape, task.num_classes, *sizes)
+        architecture = Architecture(task.sample_shape, task.num_classes, *sizes)
     except ValueError as error:
         raise ConfigError(f"{task.name}: {error}") from error
+    if config.batch_size == 1 and architecture.is_image and architecture.feature_map == (1, 1):
+        raise ConfigError(  # with one value of a channel, it is its own mean: nothing of the image would be left
+            f"batch_size: got 1 for {task.name}, whose last feature map is of 1×1; accepted is an integer from 2, as"
+            " batch norm needs more than one value of each channel."
+        )
+    return architecture
 
 
 def import_backend(config: Config, room: str = "training") -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -155,20 +156,23 @@ class Config:
                 raise ConfigError(f"{name}: got {shown(getattr(self, name))}; accepted is a text.")
         for name, least in _SMALLEST.items():
             if self._is_given(name):
-                _check_integer(name, getattr(self, name), least)
+                self._set(name, _integer(name, getattr(self, name), least))
         if self.batch_size > _LARGEST_BATCH:
             raise ConfigError(f"batch_size: got {self.batch_size}; accepted is an integer from 1 to {_LARGEST_BATCH}.")
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if self._is_given(name):
-                _check_real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
+                real = _real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
+                self._set(name, real)
         if not isinstance(self.tensorboard, bool):
             raise ConfigError(f"tensorboard: got {shown(self.tensorboard)}; accepted is True or False.")
-        _check_real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1)
-        _check_real("decay", self.decay, "from 0", lambda value: value >= 0)
-        for field in fields(self):
-            if field.name in ("channels", "hidden", "label_hidden", "domain_hidden"):
-                object.__setattr__(self, field.name, _sizes(field.name, getattr(self, field.name)))
+        self._set("momentum", _real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1))
+        self._set("decay", _real("decay", self.decay, "from 0", lambda value: value >= 0))
+        for name in ("channels", "hidden", "label_hidden", "domain_hidden"):
+            self._set(name, _sizes(name, getattr(self, name)))
         self.coeff(0)  # a wrong schedule shows here
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def _is_given(self, name: str) -> bool:
         return getattr(self, name) is not None or name not in _OPTIONAL
@@ -217,21 +221,26 @@ def _parse_schedule(text: str, steps: int) -> Schedule:
     raise ConfigError(f"schedule: got {shown(text)}; accepted is dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
 
 
-def _check_integer(name: str, value: Any, smallest: int) -> None:
+def _integer(name: str, value: Any, smallest: int) -> int:
+    """An int, whatever kind of integer came: JSON knows no NumPy."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
         raise ConfigError(f"{name}: got {shown(value)}; accepted is an integer from {smallest}.")
+    return int(value)
 
 
-def _check_real(name: str, value: Any, accepted: str, accepts: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not accepts(value):
+def _real(name: str, value: Any, accepted: str, accepts: Callable[[float], bool]) -> float:
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, Real):
+        with suppress(OverflowError):  # an integer that no float holds
+            number = float(value)
+    if not math.isfinite(number) or not accepts(number):
         raise ConfigError(f"{name}: got {shown(value)}; accepted is a finite number {accepted}.")
+    return number
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise ConfigError(f"{name}: got {shown(sizes)}; accepted is one size for each layer.")
-    for size in sizes:
-        _check_integer(name, size, 1)
     if not sizes and name in ("channels", "hidden"):
         raise ConfigError(f"{name}: got none; accepted is one size for each layer.")
-    return tuple(sizes)
+    return tuple(_integer(name, size, 1) for size in sizes)

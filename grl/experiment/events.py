@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grl.experiment.log import EVENTS
+
 try:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -39,7 +41,7 @@ class EventFile:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09}"
+        name = f"{EVENTS}{seconds}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09}"
         self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115  # `close` closes it
         self._write(file_version="brain.Event:2")
         if step:

@@ -13,9 +13,10 @@ from typing import Any
 from grl.checkpoint import CheckpointError, replacing
 from grl.experiment.config import ConfigError
 
-__all__ = ["NAME", "Log", "read_log"]
+__all__ = ["EVENTS", "NAME", "Log", "read_log"]
 
 NAME = "metrics.jsonl"
+EVENTS = "events.out.tfevents."  # what the names of TensorBoard's event files begin with
 _KEYS = ("step", "label_loss", "domain_loss", "coeff")
 
 Record = dict[str, Any]

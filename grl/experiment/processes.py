@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grl.experiment.config import ConfigError
 
-__all__ = ["ALONE", "ProcessLostError", "Processes", "check_shares", "launched"]
+__all__ = ["ALONE", "ProcessLostError", "Processes", "RefusedByAllError", "check_shares", "launched"]
 
 # What starts processes, and its names of a process's index and of their number; what comes first counts.
 _LAUNCHERS = (
@@ -17,6 +17,10 @@ _LAUNCHERS = (
     ("jax", "JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),  # with JAX_COORDINATOR_ADDRESS
     ("jax", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun
 )
+
+
+class RefusedByAllError(ConfigError):
+    """A refusal that every process of the run raises in the same place. The message is one sentence."""
 
 
 class ProcessLostError(RuntimeError):
@@ -59,7 +63,7 @@ class Processes:
             refusals: the exceptions whose text is a sentence for the user. No collective runs in the block.
 
         Raises:
-            ConfigError: the refusal of the first process that had one.
+            RefusedByAllError: the refusal of the first process that had one; a process alone raises its own.
         """
         text = ""
         try:
@@ -71,8 +75,9 @@ class Processes:
         texts = self.exchange(text)
         for index, text in enumerate(texts):
             if text:
-                everywhere = all(other == text for other in texts)
-                raise ConfigError(text if everywhere else f"{text.rstrip('.')} (in process {index} of {self.count}).")
+                if any(other != text for other in texts):
+                    text = f"{text.rstrip('.')} (in process {index} of {self.count})."
+                raise RefusedByAllError(text)
 
     def check_same(self, name: str, value: str) -> None:
         """Make sure that something is the same in all processes.
@@ -82,11 +87,11 @@ class Processes:
             value: this process's.
 
         Raises:
-            ConfigError: another process has another value.
+            RefusedByAllError: another process has another value.
         """
         for index, text in enumerate(self.exchange(value)):
             if text != value:
-                raise ConfigError(
+                raise RefusedByAllError(
                     f"{name}: process {index} of {self.count} has others than process {self.index}; accepted is one"
                     " command with the same files for all."
                 )

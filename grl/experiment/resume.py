@@ -66,6 +66,7 @@ class Checkpoint:
         versions: the packages that the trainer's last bits depend on.
         state: what `Trainer.state` returns: weights and optimiser, in PyTorch's names and layouts.
         history: the records so far, as in metrics.jsonl.
+        folder: the directory that it was read from, or None.
     """
 
     config: Config
@@ -74,6 +75,19 @@ class Checkpoint:
     versions: Mapping[str, str]
     state: Weights
     history: tuple[dict[str, Any], ...]
+    folder: str | os.PathLike[str] | None = None
+
+    def is_in(self, folder: str | os.PathLike[str]) -> bool:
+        """Whether it was read from this directory."""
+        return self.folder is not None and os.path.realpath(self.folder) == os.path.realpath(folder)
+
+    def weights(self) -> Weights:
+        """Return the model's part of the state."""
+        return {name.removeprefix("model/"): a for name, a in self.state.items() if name.startswith("model/")}
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state's numbers."""
+        return sha256(b"".join(sha256(self.state[name].tobytes()).digest() for name in sorted(self.state))).hexdigest()
 
 
 def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint, history_digest: str) -> None:
@@ -158,7 +172,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{_tensors_of(folder, done.step)}: no safetensors file of NumPy dtypes.") from error
     history = read_log(Path(folder), records, history_digest)
-    return Checkpoint(config, done, data, versions, state, tuple(history))
+    return Checkpoint(config, done, data, versions, state, tuple(history), folder)
 
 
 def check_network(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:

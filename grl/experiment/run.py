@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from grl.experiment.backend import build_architecture, build_trainer, import_bac
 from grl.experiment.batching import batches, fingerprint, stream
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.faults import FILES, Fault, FaultError, StoppedError, save_fault
-from grl.experiment.log import Log
+from grl.experiment.log import EVENTS, Log
 from grl.experiment.loop import run_steps
 from grl.experiment.processes import ALONE, Processes
 from grl.experiment.result import Result, Update, look
@@ -57,7 +58,8 @@ def train(
         progress: called every few steps.
         out: a directory that is there, for what is written while the run goes on: metrics.jsonl, event files and
             checkpoints. What an earlier run has left of these there goes.
-        resume: where to go on, from `load_checkpoint`: then with its settings, but for backend, device and on_nan.
+        resume: where to go on, from `load_checkpoint`: then with its settings, but for backend, device and on_nan. The
+            file that its run has started from is not read again; `before` is then the model at the checkpoint.
         stop: asked every few steps whether to end the run, with a checkpoint.
         processes: those that train together, each with the same settings (see `join`).
 
@@ -78,11 +80,13 @@ def train(
         raise ConfigError(
             f"checkpoint_every: got {config.checkpoint_every} without `out`; accepted is both, or neither."
         )
-    with processes.agree(ConfigError, CheckpointError, DataError):
+    with processes.agree(ConfigError, CheckpointError, DataError, ImportError):
         task = load_data(config) if task is None else task
+        weights = None
         if resume is not None:
             check_network(resume, build_architecture(task, config).shapes())
-        trainer = build_trainer(task, config, processes)
+            weights = None if config.start is None else resume.weights()
+        trainer = build_trainer(task, config, processes, weights)
     before = look(trainer, task)
     done, history = _run(trainer, task, config, out, resume, progress, stop, processes)
     metrics = {
@@ -96,7 +100,7 @@ def train(
         "steps": config.steps,
         "seconds": round(done.seconds, 3),
         "skipped_data": {"count": len(task.skipped), "first": list(task.skipped[:20])},
-        **({"skipped_steps": done.skipped} if config.on_nan == "skip" else {}),
+        **({"skipped_steps": done.skipped} if config.on_nan == "skip" or done.skipped else {}),
         **score(trainer, task, config),
         "history": history,
     }
@@ -147,16 +151,21 @@ def _run(
     done, data = Done(), fingerprint(task, config)
     history: Sequence[dict[str, Any]] = ()
     processes.check_same("data", str(data))
+    processes.check_same(
+        "weights to go on from", "none" if resume is None else f"step {resume.done.step}: {resume.digest()}"
+    )
     state = {} if resume is None else trainer.state()  # all processes put it together
     writes = out if processes.index == 0 else None
     with ExitStack() as opened:
-        with processes.agree(ConfigError, CheckpointError):
+        with processes.agree(ConfigError, CheckpointError, ImportError):
+            if writes is not None and config.tensorboard:
+                import_module("grl.experiment.events")  # while nothing is gone yet: TensorBoard may not be there
             if resume is not None:
                 check_state(resume, state, data)
                 trainer.load_state(resume.state)
                 done, history = resume.done, resume.history
-            elif writes is not None:
-                _clear(writes)
+            if writes is not None:
+                _clear(writes, keep_run=resume is not None and resume.is_in(writes))
             log = opened.enter_context(Log(writes, history, config.tensorboard))
         saved = done.step or None
         try:
@@ -204,8 +213,11 @@ def _is_due(step: int, config: Config) -> bool:
     return every is not None and (step % every == 0 or step == config.steps)
 
 
-def _clear(out: Folder) -> None:
-    """Remove what an earlier run has left of what this one may not write."""
-    remove_checkpoint(out)
-    for name in FILES:
-        (Path(out) / name).unlink(missing_ok=True)
+def _clear(out: Folder, keep_run: bool) -> None:
+    """Remove what an earlier run has left of what this one may not write; of the run that goes on, its fault alone."""
+    left = [Path(out) / name for name in FILES]
+    if not keep_run:
+        remove_checkpoint(out)
+        left += Path(out).glob(f"{EVENTS}*")
+    for path in left:
+        path.unlink(missing_ok=True)

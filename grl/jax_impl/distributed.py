@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from grl.experiment.config import Config, ConfigError
-from grl.experiment.processes import Processes, ProcessLostError, launched
+from grl.experiment.processes import Processes, ProcessLostError, RefusedByAllError, launched
 
 __all__ = ["find_devices", "join", "make_mesh", "place", "spread"]
 
@@ -42,8 +42,9 @@ def join(config: Config) -> Iterator[Processes]:
     try:
         _initialize(index, count, config.timeout)
         yield Processes(jax.process_index(), jax.process_count(), _exchange)
-    except ConfigError:  # a refusal of all
-        jax.distributed.shutdown()
+    except ConfigError as error:
+        if isinstance(error, RefusedByAllError):  # so none waits for another
+            jax.distributed.shutdown()
         raise
     except (RuntimeError, ValueError) as error:
         if not _LOST.search(str(error)):

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from grl.experiment.config import Config, ConfigError
-from grl.experiment.processes import Processes, ProcessLostError
+from grl.experiment.processes import Processes, ProcessLostError, RefusedByAllError
 
 __all__ = ["fill", "find_device", "full", "gather", "join", "local", "mean", "spread"]
 
@@ -42,13 +42,14 @@ def join(config: Config) -> Iterator[Processes]:
         ProcessLostError: another process does not come, ends, or keeps this one waiting, and in the block a collective
             has failed for it. End the process by `os._exit` then: PyTorch's own end may wait for the lost one.
     """
-    kind = _kind(config.device)
-    backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    kind, backend = _kind(config.device), "gloo"
+    if any(name.startswith(f"{kind}:") for name in _accelerators()):  # one that is not there is refused by all
+        backend = f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
     index, count = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout))
         yield Processes(dist.get_rank(), dist.get_world_size(), _exchange)
-    except ConfigError:  # a refusal of all
+    except RefusedByAllError:  # so none waits for another
         dist.destroy_process_group()
         raise
     except RuntimeError as error:
@@ -73,10 +74,7 @@ def find_device(name: str, processes: Processes) -> torch.device:
         LookupError: there is no such device.
         ConfigError: one accelerator for several processes.
     """
-    present = ["cpu"]
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None and torch.accelerator.is_available():
-        present += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+    present = ["cpu", *_accelerators()]
     _, _, index = name.partition(":")
     if processes.count > 1 and index:
         raise ConfigError(
@@ -149,6 +147,13 @@ def fill(tensor: Tensor, whole: Tensor) -> None:
             whole.to(tensor.device, tensor.dtype), tensor.device_mesh, tensor.placements, src_data_rank=None
         )
     tensor.copy_(whole)
+
+
+def _accelerators() -> list[str]:
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or not torch.accelerator.is_available():
+        return []
+    return [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())]
 
 
 def _kind(device: str) -> str:
