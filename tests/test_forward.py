@@ -1,6 +1,7 @@
 """Forward, R(x; λ) is x: the same bits, dtype, shape, memory, class and container, whatever x is."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from grl.parity import strategies
 
 import oracle
 from forms import FORMS, Form
-from installed import HAS_JAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_JAX, HAS_TORCH
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -26,6 +27,8 @@ PYTREE_FORMS = [form for form in FORMS if form.name != "Function"]  # the raw ru
 if HAS_TORCH:
     import torch
 
+    from grl import torch_impl
+
     class Tagged(torch.Tensor):
         """A tensor subclass as users write them."""
 
@@ -33,6 +36,10 @@ if HAS_TORCH:
 if HAS_JAX:
     import jax
     import jax.numpy as jnp
+
+    from grl import jax_impl
+if HAS_FLAX:
+    from flax import linen
 
 Pair = namedtuple("Pair", "first second")
 
@@ -120,6 +127,28 @@ def test_torch_gradient_of_any_layout(form: Form) -> None:
         weights = torch.arange(x.numel(), dtype=torch.float32).reshape(x.shape)
         (gradient,) = torch.autograd.grad((form.reverse(x, 0.5) * weights).sum().real, x)
         assert torch.equal(gradient.resolve_conj(), (-0.5 * weights).to(x.dtype)), name
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_torch_exported_program_refuses_tangents_that_it_would_not_reverse() -> None:
+    from torch.autograd import forward_ad
+
+    x = torch.ones(3)
+    exported = torch.export.export(torch_impl.GRL(0.5), (x,)).module()
+    assert torch.equal(torch.autograd.functional.jacobian(exported, x), -0.5 * torch.eye(3))
+    with pytest.raises(NotImplementedError, match="has no forward mode through a gradient reversal"):
+        torch.func.jvp(exported, (x,), (x,))
+
+    class Tangent(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            with forward_ad.dual_level():
+                y = torch_impl.gradient_reversal(forward_ad.make_dual(x, torch.ones_like(x)), 0.5)
+                return forward_ad.unpack_dual(y).tangent
+
+    for grad in (True, False):
+        refusal = pytest.raises(NotImplementedError, match="has no forward mode through a gradient reversal")
+        with refusal, torch.set_grad_enabled(grad):
+            torch.export.export(Tangent(), (x,), strict=False)
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
@@ -292,11 +321,13 @@ def test_any_pytree_goes_through(form: Form, container: str) -> None:
 def test_leaves_without_gradient_pass_untouched(form: Form) -> None:
     if form.backend.BACKEND == "torch":
         leaves = [torch.arange(3), torch.tensor([True, False]), torch.tensor(3, dtype=torch.uint8)]
-        leaves += [torch.device("cpu"), torch.float32]
+        leaves += [torch.device("cpu"), torch.float32, torch.relu, torch.nn.Linear, torch.ops.aten.relu]
+        leaves += [torch.autograd.Function.apply]
     else:
         leaves = [jnp.arange(3), jnp.array([True, False]), jnp.uint8(3), jax.random.key(0), jax.random.PRNGKey(0)]
-        leaves += [jax.devices()[0]]
-    leaves += [7, 2.5, 1j, True, None, "label", b"bytes", slice(3), range(3), np.float32(1.5), np.dtype("f4"), len]
+        leaves += [jax.devices()[0], jax.nn.relu, jax.jit(len)]
+    leaves += [7, 2.5, 1j, True, None, "label", b"bytes", slice(3), range(3), np.float32(1.5), np.dtype("f4"), np.sin]
+    leaves += [len, lambda x: x, functools.partial(max, 1)]
     for before, after in zip(leaves, form.reverse(leaves, 0.5), strict=True):
         assert after is before
 
@@ -310,11 +341,42 @@ class Record(dict[str, Any]):
     pass
 
 
-@pytest.mark.parametrize("make", [Batch, lambda x: [Record(x=x)]], ids=["dataclass", "dict of a class"])
+class Scale:
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def __call__(self, y: Any) -> Any:
+        return self.x * y
+
+
+HIDING = {
+    "dataclass": Batch,
+    "dict of a class": lambda x: [Record(x=x)],
+    "callable": Scale,
+    "method": lambda x: Scale(x).__call__,
+    "builtin method": lambda x: x.__mul__,
+    "partial": lambda x: functools.partial(max, x),
+}
+
+
+@pytest.mark.parametrize("make", HIDING.values(), ids=HIDING)
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
 def test_object_that_may_hide_a_gradient_is_refused(form: Form, make: Any) -> None:
     with pytest.raises(TypeError, match=r"^x: got a \S+; accepted are .* in tuples, lists and dicts \(pytrees\)\."):
         form.reverse(make(_leaf(form, [1.0])), 0.5)
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_torch_module_is_no_function_but_holds_parameters() -> None:
+    for module in (torch.nn.Linear(2, 2), torch.nn.ParameterList([torch.nn.Parameter(torch.ones(2))])):
+        with pytest.raises(TypeError, match=r"^x: got a torch\.nn\."):
+            torch_impl.gradient_reversal(module, 0.5)
+
+
+@pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
+def test_linen_module_is_no_function_but_holds_parameters() -> None:
+    with pytest.raises(TypeError, match=r"^x: got a flax\.linen\."):
+        jax_impl.gradient_reversal(linen.Dense(2), 0.5)
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)

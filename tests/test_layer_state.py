@@ -334,6 +334,15 @@ def test_torch_function_takes_at_most_two_graphs_over_any_ramp(ramp: str) -> Non
 
 
 @needs_torch
+def test_torch_compiled_integer_has_the_zero_of_the_eager_one() -> None:
+    function, _ = _counted(lambda x, coeff: gradient_reversal(x, coeff))
+    x = torch.ones(1, requires_grad=True)
+    for coeff in (2, 0, 3, 0):
+        (gradient,) = torch.autograd.grad(function(x, coeff).sum(), x)
+        assert (gradient.item(), gradient.signbit().item()) == (-coeff, True)
+
+
+@needs_torch
 def test_torch_scheduled_layer_takes_at_most_two_graphs() -> None:
     layer = torch_impl.GRL(DannSchedule(100))
     model, graphs = _counted(layer)

@@ -18,6 +18,11 @@ SIZE = 1000
 
 if HAS_TORCH:
     import torch
+
+    class Labelled(torch.Tensor):
+        """A tensor subclass as users write them."""
+
+
 if HAS_JAX:
     import jax
     import jax.numpy as jnp
@@ -118,10 +123,28 @@ def test_torch_coefficient_in_memory_that_others_write_to_does_not_matter(form: 
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_coefficient_changed_before_the_pullback_does_not_matter(form: Form) -> None:
+    for shape in ((), (3,)):
+        coeff = torch.full(shape, 0.5)
+        _, pull = torch.func.vjp(lambda x, coeff=coeff: form.reverse(x, coeff), torch.ones(3))
+        coeff.fill_(7.0)
+        assert torch.equal(pull(torch.ones(3))[0], torch.full((3,), -0.5))
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
+def test_torch_one_number_spread_out_is_kept_as_one(form: Form) -> None:
+    x = torch.ones(1000, 100, requires_grad=True)
+    assert form.reverse(x, torch.tensor(0.5).expand(1000, 100)).grad_fn.coeff.numel() == 1
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
 def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: Form) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    for before, after in ((0.5, 7.0), (torch.tensor(0.5), torch.tensor(7.0)), (torch.full((3,), 0.5), torch.ones(3))):
+    half, seven = torch.tensor(0.5), torch.tensor(7.0)
+    pairs = [(0.5, 7.0), (half, seven), (half.expand(3).clone(), seven.expand(3))]
+    pairs += [(one.as_subclass(Labelled), other.as_subclass(Labelled)) for one, other in pairs[1:]]
+    for before, after in pairs:
         held, x = [before], torch.ones(3, requires_grad=True)
         y = checkpoint(lambda x, held=held: form.reverse(x * 2, held[0]) * 3, x, use_reentrant=False)
         held[0] = after

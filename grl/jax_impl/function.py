@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from grl.coefficient import aligned_shape, finite_number, own_array, require_real
+from grl.leaves import is_plain
 
 __all__ = ["gradient_reversal", "gradient_reversal_jvp"]
 
@@ -154,13 +155,10 @@ def _as_coefficient(coeff: Any) -> Any:
     return np.float64(finite_number(coeff))  # 64 bits until JAX makes it an array of the precision in force
 
 
-# What can hold no array. Anything else that is no array could pass one on with its gradient as it is.
-_PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype, jax.Device)
-
-
 def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
     if not isinstance(leaf, Array | np.ndarray):
-        if isinstance(leaf, _PLAIN) or callable(leaf):
+        is_jaxs_own = type(leaf).__module__.startswith("jax") and callable(leaf)  # jax.nn.relu is an object
+        if is_plain(leaf) or is_jaxs_own or isinstance(leaf, jax.Device):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
         raise TypeError(f"x: got a {kind}; accepted are JAX arrays, in tuples, lists and dicts (pytrees).")

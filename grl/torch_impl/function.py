@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
 from torch.utils import _pytree as pytree
 
 from grl.coefficient import aligned_shape, finite_number, own_array, require_real
+from grl.leaves import is_plain
 
 __all__ = ["GradientReverseFunction", "gradient_reversal"]
 
@@ -121,6 +124,7 @@ class GradientReverseFunction(Function):
             return x.tracer.create_proxy("call_function", gradient_reversal, (x, coeff), {})
         coeff = _coefficient_for(x, coeff)
         if torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export():
+            _refuse_tangents()
             return _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
         if forward_ad._current_level >= 0:
             # PyTorch demands of a view's tangent that it be a view of the tangent that came in; −λ·ẋ is none.
@@ -133,16 +137,17 @@ class GradientReverseFunction(Function):
         if isinstance(output, torch.fx.Proxy):
             return
         coeff = _coefficient_for(*inputs)
-        if type(coeff) is Tensor and not is_functorch_wrapped_tensor(coeff):
-            # A copy, which nobody else changes. What is saved for backward, a checkpoint computes again: from the λ
-            # that it finds by then.
-            ctx.coeff = coeff.clone()
-        elif isinstance(coeff, Tensor):
+        ctx.coeff = coeff
+        if not isinstance(coeff, Tensor):
+            return
+        is_traced = isinstance(coeff, FakeTensor | FunctionalTensor)  # then what is kept is a part of the graph
+        own = coeff if is_traced else _own_tensor(coeff)
+        if is_traced or is_functorch_wrapped_tensor(coeff):
             ctx.coeff = None
-            ctx.save_for_backward(coeff)
-            ctx.save_for_forward(coeff)
-        else:
-            ctx.coeff = coeff
+            ctx.save_for_backward(own)
+            ctx.save_for_forward(own)
+        else:  # not saved for backward: that a checkpoint computes again, from the λ that it finds by then
+            ctx.coeff = own
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
@@ -203,6 +208,14 @@ def _scale(tensor: Tensor, coeff: float | Tensor) -> Tensor:
     return (tensor.to(precision) * -coeff.to(precision)).to(tensor.dtype)
 
 
+def _own_tensor(coeff: Tensor) -> Tensor:
+    """A copy that nobody else changes; of one number that is spread out, that number."""
+    for dim, stride in enumerate(coeff.stride()):
+        if stride == 0 and coeff.shape[dim] > 1:
+            coeff = coeff.narrow(dim, 0, 1)
+    return coeff.clone()
+
+
 def _coefficient_of(ctx: Any) -> float | Tensor:
     if ctx.coeff is not None:
         return ctx.coeff  # type: ignore[no-any-return]
@@ -213,7 +226,16 @@ def _coefficient_of(ctx: Any) -> float | Tensor:
 @torch.library.custom_op("grl::gradient_reversal", mutates_args=())
 def _exported_reverse(x: Tensor, coeff: Tensor) -> Tensor:
     """The rule as an operator: a program captured by `torch.export` keeps operators and forgets Functions."""
+    _refuse_tangents()
     return x.clone()
+
+
+def _refuse_tangents() -> None:
+    if forward_ad._current_level >= 0:  # an operator of one's own has no rule for them, and would drop them
+        raise NotImplementedError(
+            "a program captured by torch.export (PyTorch 2.11 to 2.13) has no forward mode through a gradient reversal;"
+            " reverse mode it has."
+        )
 
 
 _exported_reverse.register_fake(lambda x, coeff: torch.empty_like(x))
@@ -232,7 +254,7 @@ def _as_coefficient(coeff: Any) -> float | Tensor:
     if (type(coeff) is float or type(coeff) is int) and torch.compiler.is_compiling() and coeff - coeff == 0:
         # Traced, it may have no value to look at: a real comparison would compile anew for each λ. This one is settled
         # without a value, and yet tells the numbers that are traced as constants, as the first one and any NaN are.
-        return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else coeff
+        return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else float(coeff)
     if isinstance(coeff, np.ndarray):  # it may change before backward, and NumPy would not tell
         traced = torch.compiler.is_compiling()  # then it is a tensor already
         coeff = torch.as_tensor(coeff).clone() if traced else torch.from_numpy(own_array(coeff))
@@ -254,10 +276,13 @@ def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
     return aligned if aligned.dim() == 0 and aligned.device.type == "cpu" else aligned.to(x.device)
 
 
-# What can hold no tensor. Anything else that is no tensor could pass one on with its gradient as it is.
-_PLAIN = (
-    *(bool, int, float, complex, str, bytes, slice, range, type(None), np.generic, np.dtype),
-    *(torch.SymInt, torch.SymFloat, torch.device, torch.dtype),
+_TORCHS_OWN = (
+    torch.SymInt,
+    torch.SymFloat,
+    torch.device,
+    torch.dtype,
+    torch._ops.OpOverloadPacket,
+    torch._ops.OpOverload,
 )
 
 
@@ -265,12 +290,12 @@ def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
     if isinstance(leaf, torch.fx.Proxy):
         return GradientReverseFunction.apply(leaf, coeff)
     if not isinstance(leaf, Tensor):
-        if isinstance(leaf, _PLAIN) or callable(leaf):
+        if is_plain(leaf) or isinstance(leaf, _TORCHS_OWN):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
         raise TypeError(f"x: got a {kind}; accepted are torch tensors, in tuples, lists and dicts (pytrees).")
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
-    if torch.compiler.is_exporting() and not torch.is_grad_enabled():
+    if torch.compiler.is_exporting() and not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
     return GradientReverseFunction.apply(leaf, coeff)

@@ -17,8 +17,10 @@ class GRL(nn.Module):
 
     λ is a Python float, no buffer: `.half()` and `.to(...)` leave it exact, changing it neither recompiles more than
     once nor synchronises with the device (`torch.compile(dynamic=False)`, which compiles anew for every number, wants
-    it as a tensor). It travels in the `state_dict` together with the step count. There are no parameters. λ is that of
-    the forward call; inside a checkpoint with `use_reentrant=True` that is the one which backward makes.
+    it as a tensor). It travels in the `state_dict` together with the step count. There are no parameters.
+
+    λ is that of the forward call. Where a checkpoint has the backward pass make that call again (`use_reentrant=True`,
+    or around a compiled part), it is the λ that is held by then: call `step` after backward.
 
     Args:
         coeff: λ (see `gradient_reversal`), or a schedule `step -> λ` such as `grl.DannSchedule(total_steps)`.
