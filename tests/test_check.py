@@ -44,6 +44,12 @@ def needs_more(x, coeff, device):
 def by_keyword(x, *, alpha=1.0):
     return {reverse}(x, alpha)
 
+def returns_nothing(x, coeff):
+    pass
+
+def in_another_order(coeff, x):
+    return x
+
 number = 3
 
 class Unmakable:
@@ -88,6 +94,10 @@ class InTheConstructor:
 class InTheCall:
     def __call__(self, x, alpha):
         return {reverse}(x, alpha)
+
+class WhateverComes:
+    def __call__(self, *input):
+        return {reverse}(*input)
 """
 
 
@@ -169,17 +179,41 @@ def test_a_refusal_is_no_failure(backend: str) -> None:
 
 
 @each_backend
-def test_a_layer_that_ends_the_process_is_a_refusal_too(backend: str) -> None:
-    output = grl("--target", f"theirs_{backend}:leaves", "--backend", backend, "--only", "eager")
-    assert output.status == 0
+def test_a_layer_that_ends_the_process_is_a_refusal_too_and_one_that_always_refuses_is_a_failure(backend: str) -> None:
+    output = grl("--target", f"theirs_{backend}:leaves", "--backend", backend, "--only", "eager", "--only", "double")
+    assert output.status == 1
+    assert output.out.endswith("leaves: no cell is ok: it can be used nowhere.\n")
     assert f"refuses {BACKENDS[backend]}, eager (leaves): SystemExit: 0" in output.out
 
 
 @each_backend
-@pytest.mark.parametrize("name", ["by_keyword", "Outer.right", "InTheConstructor", "InTheCall"])
+@pytest.mark.parametrize("name", ["by_keyword", "Outer.right", "InTheConstructor", "InTheCall", "WhateverComes"])
 def test_targets_that_are_right(backend: str, name: str) -> None:
     output = grl("--target", f"theirs_{backend}:{name}", "--backend", backend, "--only", "eager", "--only", "double")
     assert (output.status, output.err) == (0, "")
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs PyTorch")
+def test_modules_without_a_constructor_and_with_a_frozen_coefficient_are_targets() -> None:
+    import torch
+
+    from grl.torch_impl import gradient_reversal
+
+    class Bare(torch.nn.Module):
+        def forward(self, *input: Any) -> Any:
+            return gradient_reversal(*input)
+
+    class Frozen(torch.nn.Module):
+        def __init__(self, coeff: float) -> None:
+            super().__init__()
+            self.coeff = torch.nn.Parameter(torch.tensor(coeff), requires_grad=False)
+
+        def forward(self, x: Any) -> Any:
+            return gradient_reversal(x, self.coeff)
+
+    for layer in (Bare, Frozen):
+        cells = check_layer(layer, backend="torch", transformations=["eager", "λ = 0, λ < 0"])
+        assert [cell.status for cell in cells] == ["ok", "ok"]
 
 
 @each_backend
@@ -233,6 +267,8 @@ def test_picture_is_drawn_and_nothing_else_written(here: Path) -> None:
         ("THEIRS:without_coefficient", "without_coefficient: takes no coefficient"),
         ("THEIRS:needs_more", "needs_more: needs device too"),
         ("THEIRS:made", "Made: takes no coefficient"),
+        ("THEIRS:returns_nothing", "returns_nothing: called with (x, λ), returned a NoneType"),
+        ("THEIRS:in_another_order", "in_another_order: called with (x, λ), returned a float"),
         ("THEIRS:Unmakable", "Unmakable: takes no coefficient"),
         ("THEIRS:Picky", "Picky: cannot be made (RuntimeError: not today)"),
         ("THEIRS:Leaving", "Leaving: cannot be made (SystemExit: 0)"),

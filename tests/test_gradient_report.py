@@ -41,8 +41,8 @@ class Torch:
     def clip(self, x: Any) -> Any:
         return self.framework.clamp(x, -1e-3, 1e-3)
 
-    def model(self, reverse: Any) -> Any:
-        """A backbone of two layers and two heads; `reverse` is kept as a part, or else called."""
+    def model(self, reverse: Any, before: Callable[[Any], Any] = lambda x: x) -> Any:
+        """A backbone of two layers and two heads; `reverse` is kept as a part, or else called; `before` both heads."""
         torch = self.framework
 
         class Backbone(torch.nn.Module):
@@ -60,7 +60,7 @@ class Torch:
                 self.label, self.domain = (torch.nn.Parameter(torch.tensor(HEADS[name])) for name in HEADS)
 
             def forward(self, x: Any) -> tuple[Any, Any]:
-                features = self.backbone(x)
+                features = before(self.backbone(x))
                 return (features @ self.label)[:, 0], (self.reverse(features) @ self.domain)[:, 0]
 
         return Model()
@@ -94,8 +94,11 @@ class Torch:
 
         return Reverse()
 
+    def array(self, values: Any) -> Any:
+        return self.framework.tensor(values)
+
     def batch(self) -> Any:
-        return self.framework.tensor(INPUTS)
+        return self.array(INPUTS)
 
     def loss(self, logits: Any, targets: Any) -> Any:
         targets = self.framework.tensor(targets, dtype=self.framework.float32)
@@ -116,7 +119,7 @@ class Jax:
     def clip(self, x: Any) -> Any:
         return self.framework.numpy.clip(x, -1e-3, 1e-3)
 
-    def model(self, reverse: Any) -> Any:
+    def model(self, reverse: Any, before: Callable[[Any], Any] = lambda x: x) -> Any:
         from flax import nnx
 
         jnp = self.framework.numpy
@@ -134,7 +137,7 @@ class Jax:
                 self.label, self.domain = (nnx.Param(jnp.asarray(HEADS[name])) for name in HEADS)
 
             def __call__(self, x: Any) -> tuple[Any, Any]:
-                features = self.backbone(x)
+                features = before(self.backbone(x))
                 return (features @ self.label[...])[:, 0], (self.reverse(features) @ self.domain[...])[:, 0]
 
         return Model()
@@ -163,8 +166,11 @@ class Jax:
 
         return Reverse()
 
+    def array(self, values: Any) -> Any:
+        return self.framework.numpy.asarray(values)
+
     def batch(self) -> Any:
-        return self.framework.numpy.asarray(INPUTS)
+        return self.array(INPUTS)
 
     def loss(self, logits: Any, targets: Any) -> Any:
         import optax
@@ -273,6 +279,13 @@ def test_a_foreign_function_is_found_where_it_is_a_global(side: Any):
     assert theirs is original
 
 
+def test_a_foreign_function_that_is_held_by_the_model_is_said_not_to_be_called_by_its_name(side: Any):
+    _RULE[:] = [lambda x: side.impl.gradient_reversal(x, -1.0)]
+    seen = report(side, theirs, layer=theirs)
+    assert seen.verdict == "skipped"
+    assert "the function given by layer= was not called by its global name: the model skips it, or" in seen.reason
+
+
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 def test_a_foreign_function_of_autograd_is_found_by_its_class():
     import torch
@@ -288,8 +301,9 @@ def test_a_foreign_function_of_autograd_is_found_by_its_class():
             return -ctx.coeff * cotangent, None
 
     apply = Rule.apply
-    seen = report(Torch(), lambda x: apply(x, 0.5), layer=Rule)
-    assert (seen.verdict, seen.whole.ratio) == ("ok", pytest.approx(-0.5))
+    for layer in (Rule, apply):  # or by its `apply`, under whatever name it is called
+        seen = report(Torch(), lambda x: apply(x, 0.5), layer=layer)
+        assert (seen.verdict, seen.whole.ratio) == ("ok", pytest.approx(-0.5))
 
 
 def test_hooks_that_reverse_are_bypassed_with_their_module():
@@ -368,6 +382,22 @@ BROKEN: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
         lambda side: {"reverse": side.impl.gradient_reversal, "weight": math.nan},
         "not finite: NaN or infinity reaches the feature extractor: the losses give it without the layer too.",
     ),
+    "λ = 0.5, and a way around the layer": (
+        lambda side: {"reverse": lambda x: side.impl.gradient_reversal(x, 0.5) + 0.25 * x},
+        "leaking: a part of the domain gradient, 0.2 times its size without the layer, reaches the feature extractor"
+        " beside the layer and is not reversed: the domain classifier, or a second one, is also fed what did not pass"
+        " the layer.",
+    ),
+    "a layer beside what is fed": (
+        lambda side: {"reverse": lambda x: side.detach(side.impl.gradient_reversal(x)) + x},
+        "skipped: the domain gradient reaches the feature extractor with the factor +1 and no reversal ran: the domain"
+        " classifier is fed the features themselves; name a layer that is not grl's by layer=.",
+    ),
+    "before both heads": (
+        lambda side: {"model": side.model(lambda x: x, before=side.impl.gradient_reversal), "reverse": None},
+        "label reversed: the label gradient passes the layer too, with the factor −1: the layer stands before both"
+        " heads, or it changes the gradient of x itself, by a hook or in place.",
+    ),
     "clipping in the backward pass": (
         lambda side: {"reverse": side.foreign(lambda cotangent: side.clip(-cotangent))[0], "layer": "reverse"},
         "not linear: a quarter of the domain loss does not give a quarter of its gradient:"
@@ -380,6 +410,77 @@ BROKEN: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
 def test_a_broken_model_gets_its_verdict_and_its_cause(side: Any, name: str):
     make, sentence = BROKEN[name]
     assert str(report(side, **make(side))) == sentence
+
+
+def test_a_reversal_that_differs_between_samples_is_no_leak(side: Any):
+    coeff = np.linspace(0.5, 1.5, 16, dtype=np.float32)
+    assert report(side, lambda x: side.impl.gradient_reversal(x, coeff)).verdict == "ok"
+    around = report(side, lambda x: side.impl.gradient_reversal(x, coeff) + 0.05 * x)
+    assert around.verdict == "leaking"
+
+
+def test_a_foreign_layer_with_a_way_around_it_is_told(side: Any):
+    layer, _ = side.foreign(lambda cotangent: -cotangent)
+    seen = domain_gradient_report(
+        side.model(layer),
+        side.batch(),
+        label_loss=lambda model, x: side.loss(model(x)[0], LABELS),
+        domain_loss=lambda model, x: side.loss(model(x)[1] + model(x)[0], DOMAINS),  # a second, unreversed, classifier
+        features="backbone",
+        layer="reverse",
+    )
+    assert seen.verdict == "leaking"
+    right = report(side, layer, layer="reverse")
+    assert right.verdict == "ok"
+
+
+def hooked(x: Any) -> Any:
+    x.register_hook(lambda cotangent: -cotangent)
+    return x
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_a_hook_that_reverses_the_label_gradient_too_is_told():
+    seen = report(Torch(), lambda x: hooked(x), layer=hooked, coeff=1.0)
+    assert (seen.verdict, seen.whole.ratio) == ("label reversed", pytest.approx(-1.0))
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_hooks_on_parameters_are_not_blamed_on_the_layer():
+    side = Torch()
+    model = side.model(side.impl.GRL(0.5))
+    for parameter in model.parameters():
+        parameter.register_hook(side.clip)
+    seen = report(side, None, model=model)
+    assert seen.verdict == "not linear"
+    assert seen.reason.endswith(" within the backward pass without the layer too, as a hook on a parameter.")
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_a_reentrant_checkpoint_is_refused_and_no_other():
+    from torch.utils.checkpoint import checkpoint
+
+    side = Torch()
+    for reentrant in (False, True):
+        model = side.model(side.impl.GRL(0.5))
+        forward = model.backbone.forward
+        model.backbone.forward = lambda x, forward=forward, reentrant=reentrant: checkpoint(
+            forward, x.clone().requires_grad_(), use_reentrant=reentrant
+        )
+        if reentrant:
+            with pytest.raises(ValueError, match=r"^model: got a reentrant checkpoint, .* accepted is checkpoint\("):
+                report(side, None, model=model)
+        else:
+            assert report(side, None, model=model).verdict == "ok"
+
+
+def test_a_loss_that_cannot_be_repeated_is_told(side: Any):
+    generator = np.random.default_rng(0)
+    noise = lambda x: np.float32(generator.normal(size=x.shape))
+    seen = report(side, lambda x: side.impl.gradient_reversal(x) + side.array(noise(x)))
+    assert seen.verdict == "not repeatable"
+    assert seen.reason.startswith("the domain loss is ")
+    assert seen.reason.endswith("(NumPy's, a generator of its own), or the layer is no identity.")
 
 
 def test_sizes_that_do_not_fit_are_told(side: Any):
@@ -410,15 +511,18 @@ def test_a_backward_method_on_a_module_is_named(side: Any):
 
 
 def test_the_total_loss_shows_a_subtraction_that_a_sign_does_not(side: Any):
-    def total(sign: float) -> Callable[[Any, Any], Any]:
+    def total(label: float, domain: float) -> Callable[[Any, Any], Any]:
         def loss(model: Any, x: Any) -> Any:
-            return side.loss(model(x)[0], LABELS) + sign * side.loss(model(x)[1], DOMAINS)
+            return label * side.loss(model(x)[0], LABELS) + domain * side.loss(model(x)[1], DOMAINS)
 
         return loss
 
     reverse = side.impl.gradient_reversal
-    assert report(side, reverse, total_loss=total(1.0)).verdict == "ok"
-    assert report(side, reverse, total_loss=total(-1.0)).verdict == "sign doubled"
+    assert report(side, reverse, total_loss=total(1.0, -1.0)).verdict == "sign doubled"
+    # Whatever the weights of the two are, and however the two gradients lie to each other.
+    for kind in (reverse, lambda x: reverse(x, 0.01)):
+        assert report(side, kind, total_loss=total(0.1, 0.1)).verdict == "ok"
+        assert report(side, kind, total_loss=total(9.0, -1.0)).verdict == "sign doubled"
 
 
 def test_a_negative_lambda_is_no_mistake_where_it_is_expected(side: Any):
@@ -436,6 +540,27 @@ def test_the_model_and_the_random_numbers_stay_as_they_are():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_buffers_that_are_put_in_the_place_of_others_are_put_back():
+    import torch
+
+    class Centred(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centre = torch.nn.Buffer(torch.zeros(5))
+
+        def forward(self, x: Any) -> Any:
+            self.centre = 0.9 * self.centre + 0.1 * x.detach().mean(0)
+            return x - self.centre
+
+    side = Torch()
+    centred = Centred()
+    before = centred.centre
+    assert report(side, None, model=side.model(torch.nn.Sequential(side.impl.GRL(), centred))).verdict == "ok"
+    assert centred.centre is before
+    assert not before.any()
 
 
 def test_what_it_shows_and_writes(side: Any, tmp_path: Path):
@@ -458,6 +583,11 @@ def test_what_is_neither_model_nor_features_nor_layer_is_refused(side: Any):
     reverse = side.impl.GRL(0.5)
     with pytest.raises(ValueError, match=r"^features: got 'encoder', which names no parameter; accepted is "):
         report(side, reverse, features="encoder")
+    if isinstance(side, Torch):
+        frozen = side.model(reverse)
+        frozen.backbone.requires_grad_(False)
+        with pytest.raises(ValueError, match=r"^features: got 'backbone', which is frozen; accepted is what has"):
+            report(side, None, model=frozen)
     with pytest.raises(ValueError, match=r"^layer: got 'grl'; accepted is a submodule of the model, its name, or its"):
         report(side, reverse, layer="grl")
     with pytest.raises(

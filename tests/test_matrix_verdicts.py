@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from grl.parity import matrix
 from grl.parity.check import check_layer
 
-from installed import HAS_JAX, HAS_TORCH, needs_jax, needs_torch
+from installed import HAS_JAX, HAS_TORCH, needs_flax, needs_jax, needs_torch
 
 if HAS_TORCH:
     import torch
@@ -25,6 +27,7 @@ if HAS_JAX:
     from grl.parity import jax_transformations
 
 Layer = Callable[[Any, Any], Any]
+BESIDE = "beside the layer: f(x) + g(R(x))"
 
 
 def assert_wrong(layer: Layer, backend: str, expected: set[str], among: list[str]) -> None:
@@ -67,7 +70,12 @@ def torch_layer(
         def jvp(ctx: Any, tangent: Any, _: Any) -> Any:
             return scale(tangent, ctx.coeff)
 
-    return lambda x, coeff: Rule.apply(x, coeff)
+    def layer(x: Any, coeff: Any) -> Any:
+        if isinstance(coeff, torch.Tensor) and coeff.dim():
+            raise ValueError("one λ alone")
+        return Rule.apply(x, coeff)
+
+    return layer
 
 
 def torch_not_under_vmap() -> Layer:
@@ -186,6 +194,107 @@ def test_torch_input_kept_alive() -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("kept", ["clone", "λ as large as x", "attribute", "closure"])
+def test_torch_anything_of_the_size_of_x_kept_alive(kept: str) -> None:
+    class Keeping(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, coeff: Any) -> Any:
+            ctx.save_for_backward(
+                *([x.clone()] * (kept == "clone") + [torch.full_like(x, 1.0)] * (kept == "λ as large as x"))
+            )
+            ctx.coeff, ctx.more = coeff, (x.clone(), None) if kept == "attribute" else None
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * -ctx.coeff, None
+
+    def closing(x: Any, coeff: Any) -> Any:
+        y = Keeping.apply(x, coeff)
+        if y.requires_grad:
+            y.register_hook(lambda g: g + 0 * x.detach().sum())
+        return y
+
+    layer = closing if kept == "closure" else Keeping
+    assert_wrong(layer, "torch", {"nothing is kept alive"}, ["nothing is kept alive", "eager"])
+
+
+@needs_torch
+def test_torch_gradient_beside_the_layer_changed() -> None:
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Any, coeff: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.coeff = inputs[1]
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g.mul_(-ctx.coeff), None
+
+    def hook(x: Any, coeff: Any) -> Any:
+        if x.requires_grad:
+            x.register_hook(lambda g: -coeff * g)
+        return x
+
+    among = [BESIDE, "eager", "func.vjp", "complex", "64 bits: λ is not rounded"]
+    constants = [array.copy() for array in (matrix.X, matrix.WEIGHTS, matrix.FIRST)]
+    assert_wrong(InPlace, "torch", {BESIDE}, among)
+    assert_wrong(hook, "torch", {BESIDE}, among[:2])
+    for array, before in zip((matrix.X, matrix.WEIGHTS, matrix.FIRST), constants, strict=True):
+        np.testing.assert_array_equal(array, before)  # what is right is measured by these afterwards
+    assert_wrong(torch_layer(), "torch", set(), among)
+
+
+@needs_torch
+def test_torch_gradient_cut_in_silence() -> None:
+    expected = {*torch_first_order(), "meta and fake tensors"}
+    assert_wrong(lambda x, coeff: x.detach(), "torch", expected, torch_cells())
+    assert_wrong(lambda x, coeff: x.detach(), "torch", PROGRAMS, list(PROGRAMS))
+
+
+PROGRAMS = {"compile", "compile, autograd.grad inside", "compile, dynamic shapes"}
+
+
+@needs_torch
+def test_torch_zero_is_taken_for_no_coefficient_in_the_call() -> None:
+    right = torch_layer()
+
+    class Layer(torch.nn.Module):
+        def __init__(self, coeff: float = 1.0) -> None:
+            super().__init__()
+            self.coeff = coeff
+
+        def forward(self, x: Any, coeff: Any = None) -> Any:
+            return right(x, coeff or self.coeff)
+
+    assert_wrong(Layer, "torch", {"λ = 0, λ < 0"}, ["λ = 0, λ < 0", "eager", "compile, ramp of λ"])
+
+
+@needs_torch
+def test_torch_coefficient_rounded_in_one_dtype_or_where_it_is_made() -> None:
+    right = torch_layer()
+
+    class Layer(torch.nn.Module):
+        def __init__(self, coeff: float = 1.0) -> None:
+            super().__init__()
+            self.coeff = torch.tensor(coeff)
+
+        def forward(self, x: Any, coeff: Any = None) -> Any:
+            return right(x, self.coeff.to(x.dtype) if coeff is None else coeff)
+
+    half = torch_layer(
+        scale=lambda g, coeff: (g.float() * -(coeff if g.dtype != torch.float16 else torch.as_tensor(coeff).half())).to(
+            g.dtype
+        )
+    )
+    for layer in (Layer, half):
+        assert_wrong(layer, "torch", {"16 bits: λ is not rounded"}, ["16 bits: λ is not rounded", "eager"])
+
+
+@needs_torch
 def test_torch_second_order_wrong() -> None:
     assert_wrong(torch_second_order(), "torch", {"double backward", "func.hessian"}, torch_cells())
 
@@ -202,7 +311,8 @@ def test_torch_coefficient_changed_before_backward() -> None:
         def backward(ctx: Any, g: Any) -> Any:
             return g * -ctx.coeff, None
 
-    assert_wrong(Aliased, "torch", {"λ changed before backward"}, torch_cells())
+    expected = {"λ changed before backward", "per-sample λ"}  # and it spreads λ along the wrong axis
+    assert_wrong(Aliased, "torch", expected, torch_cells())
 
 
 @needs_torch
@@ -257,6 +367,8 @@ def jax_layer(
     )
 
     def layer(x: Any, coeff: Any) -> Any:
+        if jnp.ndim(coeff):
+            raise ValueError("one λ alone")
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
         return rule(
@@ -352,6 +464,69 @@ def test_jax_input_kept_alive() -> None:
 @needs_jax
 def test_jax_second_order_wrong() -> None:
     assert_wrong(jax_layer(again=lambda x, coeff: x), "jax", SECOND_ORDER, jax_cells())
+
+
+@needs_jax
+def test_jax_gradient_beside_the_layer_changed() -> None:
+    assert_wrong(lambda x, coeff: x, "jax", {BESIDE, "eager"}, [BESIDE, "eager"])
+
+
+@needs_jax
+def test_jax_gradient_cut_in_silence() -> None:
+    (cell,) = check_layer(lambda x, coeff: jax.lax.stop_gradient(x), backend="jax", transformations=["eager"])
+    assert cell.status == "WRONG"
+    assert cell.reason.endswith("got 0 everywhere, as where x is cut off")
+
+
+@needs_flax
+def test_jax_zero_is_taken_for_no_coefficient_in_the_call() -> None:
+    from flax import nnx
+
+    class Layer(nnx.Module):
+        def __init__(self, coeff: float = 1.0) -> None:
+            self.coeff = coeff
+
+        def __call__(self, x: Any, coeff: Any = None) -> Any:
+            return gradient_reversal_jvp(x, coeff or self.coeff)
+
+    assert_wrong(Layer, "jax", {"λ = 0, λ < 0"}, ["λ = 0, λ < 0", "eager"])
+
+
+@needs_flax
+def test_jax_coefficient_rounded_in_one_dtype_or_where_it_is_made() -> None:
+    from flax import nnx
+
+    class Layer(nnx.Module):
+        def __init__(self, coeff: float = 1.0) -> None:
+            self.coeff = coeff
+
+        def __call__(self, x: Any, coeff: Any = None) -> Any:
+            return gradient_reversal_jvp(x, jnp.asarray(self.coeff).astype(x.dtype) if coeff is None else coeff)
+
+    def scale(g: Any, coeff: Any) -> Any:
+        rounded = coeff.astype(g.dtype).astype(coeff.dtype) if g.dtype == jnp.float16 else coeff
+        return (g.astype(coeff.dtype) * -rounded).astype(g.dtype)
+
+    for layer in (Layer, jax_layer(scale=scale)):
+        assert_wrong(layer, "jax", {"16 bits: λ is not rounded"}, ["16 bits: λ is not rounded", "eager"])
+
+
+@needs_jax
+def test_jax_coefficients_of_samples_spread_along_the_wrong_axis() -> None:
+    @jax.custom_vjp
+    def rule(x: Any, coeff: Any) -> Any:
+        return x
+
+    rule.defvjp(lambda x, coeff: (rule(x, coeff), coeff), lambda coeff, g: (-coeff * g, None))
+    assert_wrong(lambda x, coeff: rule(x, coeff), "jax", {"per-sample λ"}, ["per-sample λ", "eager"])
+
+
+@needs_jax
+def test_jax_with_one_device_nothing_is_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    cells = check_layer(lambda x, coeff: x, backend="jax", transformations=["sharded arrays", "shard_map"])
+    assert [cell.status for cell in cells] == ["n/a", "n/a"]
 
 
 @needs_jax

@@ -136,6 +136,31 @@ def test_sixteen_bits_are_no_reason_for_another_verdict(side: Any, dtype: str, c
     assert_reverses(layer, x, coeff=coeff)
 
 
+@pytest.mark.parametrize("coeff", [1e-4, 1e-3, 1e-2, 100.0, 1e4])
+def test_sixteen_bits_have_room_for_large_and_small_lambdas(side: Any, coeff: float):
+    layer = functools.partial(side.impl.gradient_reversal, coeff=coeff)
+    assert measure_reversal(layer, side.array((4, 3), side.half)).verdict == "reversed"
+    assert_reverses(layer, side.array((4, 3), side.half), coeff=coeff)
+    with pytest.raises(AssertionError, match=r"\(expected: factor "):
+        assert_reverses(layer, side.array((4, 3), side.half), coeff=1.1 * coeff)
+
+
+def test_lambda_may_be_an_array_of_any_kind(side: Any):
+    layer = functools.partial(side.impl.gradient_reversal, coeff=0.5)
+    coeffs = [side.array((), side.bfloat) * 0 + 0.5]
+    if isinstance(side, Torch):
+        coeffs.append(side.torch.tensor(0.5, requires_grad=True))
+    for coeff in coeffs:
+        assert_reverses(layer, side.array((4, 3)), coeff=coeff)
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_a_backward_pass_in_place_does_not_change_the_measure():
+    side = Torch()
+    layer = side.rule(lambda cotangent: cotangent.mul_(-0.5))
+    assert measure_reversal(layer, side.array((4, 3), side.torch.float64)).factor == -0.5
+
+
 def test_modules_are_measured_as_functions_are(side: Any):
     needs_modules(side)
     layer = side.impl.GRL(0.5)

@@ -56,7 +56,7 @@ def check(
 
     A cell is [bold]ok[/bold] where values, gradients, tangents and second derivatives are those of the declared
     Jacobian −λ·I. It [bold]refuses[/bold] where an exception says so. It is [bold]WRONG[/bold] where something else
-    came without a word, and the exit status is then 1.
+    came without a word, and the exit status is then 1, as it is for a layer that refuses the plain call and all else.
 
     Example: [bold]grl check --target mypackage.layers:ReverseLayer --backend torch[/bold]
     """
@@ -75,8 +75,18 @@ def check(
         console.print(_table(name, [cell for cell in cells if cell.backend == name]))
     for reason in _reasons(cells):
         console.print(reason, soft_wrap=True)
+    useless = _useless(cells)
+    for form in useless:
+        console.print(f"{form}: no cell is ok: it can be used nowhere.", markup=False, soft_wrap=True)
     _write(cells, known, json_file, png_file)
-    return int(any(cell.status == "WRONG" for cell in cells))
+    return int(any(cell.status == "WRONG" for cell in cells) or bool(useless))
+
+
+def _useless(cells: Sequence[Cell]) -> list[str]:
+    """The forms that refuse whatever was looked at, the plain call ("eager") among it."""
+    refusing = [cell for cell in cells if cell.transformation == "eager" and cell.status == "refuses"]
+    totals = counts(cells)
+    return [cell.form for cell in refusing if not totals[f"{cell.backend} {cell.form}"]["ok"]]
 
 
 def _backends(target: str | None, backend: str | None) -> tuple[str, ...]:

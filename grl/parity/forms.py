@@ -68,9 +68,15 @@ def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
         The form.
 
     Raises:
-        CheckError: it is not callable, takes no coefficient, or needs further arguments or parameters.
+        CheckError: it is not callable, takes no coefficient, needs more than that, learns, or returns no array.
     """
     name = name or str(getattr(layer, "__name__", type(layer).__name__))
+    form = _form_of(layer, backend, name)
+    _check_output(form)
+    return form
+
+
+def _form_of(layer: Any, backend: str, name: str) -> Form:
     if not callable(layer):
         raise CheckError(f"{name}: got an object of type {type(layer).__name__}, not callable; accepted is {ACCEPTED}.")
     if not isinstance(layer, type):
@@ -130,23 +136,27 @@ def _form_of_class(layer: type, backend: str, name: str) -> Form:
             return function_form(name, backend, layer.apply)
     linen = _linen_module(backend)
     is_linen = linen in layer.__mro__
-    in_call = _keyword_of(layer.forward if hasattr(layer, "forward") else layer.__call__)
-    try:
-        keyword = _coefficient_of(name, layer, skip=0, ignored=("parent", "name") if is_linen else ())
-    except CheckError:
-        if in_call is None or is_linen:
-            raise
-        _check_object(name, _made(name, layer), linen)
-        return function_form(name, backend, lambda x, coeff: layer()(x, **{in_call: coeff}))
+    call_of = layer.forward if hasattr(layer, "forward") else layer.__call__
+    in_call = _keyword_of(call_of)
+    keyword: str | None = None
 
     def make(coeff: Any) -> Any:
         return _made(name, partial(layer, coeff) if keyword is None else partial(layer, **{keyword: coeff}))
 
-    _check_object(name, make(1.0), linen)
+    try:
+        keyword = _coefficient_of(name, layer, skip=0, ignored=("parent", "name") if is_linen else ())
+        made = make(1.0)
+    except CheckError:
+        if is_linen or (in_call is None and not _takes_any(call_of)):
+            raise
+        _check_object(name, _made(name, layer), linen)
+        call = lambda x, *coeff, **named: layer()(x, *coeff, **named)
+        return function_form(name, backend, call, in_call)
+    _check_object(name, made, linen)
     if is_linen:
         return linen_form(name, make, in_call)
-    call = None if in_call is None else lambda x, coeff: make(1.0)(x, **{in_call: coeff})
-    return Form(name, backend, make, call)
+    given = None if in_call is None else lambda x, coeff: make(1.0)(x, **{in_call: coeff})
+    return Form(name, backend, make, given)
 
 
 def _made(name: str, build: Callable[[], Any]) -> Any:
@@ -181,6 +191,12 @@ def _keyword_of(method: Any) -> str | None:
     return next((name for name in inspect.signature(method).parameters if _NAMES.search(name)), None)
 
 
+def _takes_any(method: Any) -> bool:
+    """Whether a layer's call is (*arguments), of which the second can be λ."""
+    parameters = inspect.signature(method).parameters.values() if inspect.isfunction(method) else ()
+    return any(p.kind == p.VAR_POSITIONAL for p in parameters)
+
+
 def _linen_module(backend: str) -> Any:
     if backend != "jax" or find_spec("flax") is None:
         return None
@@ -197,9 +213,20 @@ def _check_object(name: str, layer: Any, linen: Any) -> None:
         raise CheckError(f"{name}: has parameters to learn; accepted is {ACCEPTED}.")
 
 
+def _check_output(form: Form) -> None:
+    """What returns no array would be an error within every cell, where it would look like a refusal of the layer."""
+    half = importlib.import_module(f"grl.parity.{form.backend}_transformations")
+    try:
+        y = form.make(1.0)(half.the_x())
+    except (Exception, SystemExit):  # that is a refusal, and its cells say so
+        return
+    if not isinstance(y, type(half.the_x())):
+        raise CheckError(f"{form.name}: called with (x, λ), returned a {type(y).__name__}; accepted is {ACCEPTED}.")
+
+
 def _learns(layer: Any, linen: Any) -> bool:
     if hasattr(layer, "parameters"):
-        return any(True for _ in layer.parameters())
+        return any(parameter.requires_grad for parameter in layer.parameters())  # λ itself may be kept as a frozen one
     if linen is None:
         return False
     import jax

@@ -20,6 +20,7 @@ __all__ = ["DomainGradientReport", "ParameterGradient", "domain_gradient_report"
 
 Array = NDArray[Any]
 
+_FAINT_WEIGHT = 1e-4  # a weight of the domain loss this near to 0 has no sign
 _SCALE = 4.0  # enough for any clipping to show, little enough for float16
 
 
@@ -47,8 +48,8 @@ class DomainGradientReport:
     """What reaches a feature extractor; `str` of it is a sentence.
 
     Args:
-        verdict: "ok", "skipped", "sign doubled", "vanished", "exploded", "wrong coefficient", "not linear" or "not
-            finite".
+        verdict: "ok", "skipped", "leaking", "label reversed", "sign doubled", "vanished", "exploded", "wrong
+            coefficient", "not linear", "not repeatable" or "not finite".
         reason: the verdict in plain words, with what to do.
         records: one for each parameter of the feature extractor.
         whole: all these parameters together.
@@ -103,7 +104,8 @@ def domain_gradient_report(
 ) -> DomainGradientReport:
     """Report what the reversal does to a whole model: ∂domain/∂θ with the layer = −λ · the same without it.
 
-    The losses are computed on one batch with the same random numbers, once without the layer; the model stays as it is.
+    The losses are computed on one batch with the same random numbers, with the layer, without it, and with one in its
+    place that lets no gradient through; the model stays as it is.
 
     Args:
         model: your own, an `nn.Module` or `nnx.Module`; in JAX also a pytree of parameters, as Linen and Equinox have.
@@ -113,15 +115,16 @@ def domain_gradient_report(
         features: the feature extractor: the name of the model's attribute, or a predicate of a parameter's name.
         layer: the reversal, if it is not one of grl's: a submodule, its name, its class, or a global function.
         coeff: λ, to be compared; None: any above 0.
-        total_loss: the loss that is trained on, to see whether the domain loss is added. Without it a domain loss below
-            0 counts as subtracted, since a cross entropy never is; give it where yours may be (Wasserstein critics).
+        total_loss: the loss that is trained on, to see whether the domain loss is added, with whatever weights. Without
+            it a domain loss below 0 counts as subtracted, since a cross entropy never is; give it where yours may be
+            (Wasserstein critics).
 
     Returns:
         The figures by parameter, and the verdict.
 
     Raises:
         TypeError: the model belongs to neither framework.
-        ValueError: there are no such features, or no such layer.
+        ValueError: there are no such features, or no such layer; or the features are inside of a reentrant checkpoint.
 
     Example:
         In one line, of a model whose losses are functions of your own:
@@ -133,6 +136,10 @@ def domain_gradient_report(
     half = half_of(_backend(model))
     chosen = features if callable(features) else lambda name: name.startswith(f"{features}.") or name == features
     wanted = [name for name in half.names(model) if chosen(name)]
+    if not wanted and any(chosen(name) for name in half.names(model, frozen=True)):
+        raise ValueError(
+            f"features: got {features!r}, which is frozen; accepted is what has a parameter that is trained."
+        )
     if not wanted:
         known = ", ".join(half.names(model)[:4])
         raise ValueError(f"features: got {features!r}, which names no parameter; accepted is a part of {known}, ….")
@@ -140,22 +147,30 @@ def domain_gradient_report(
     def gradients(loss: Callable[[Any, Any], Any], **how: Any) -> tuple[float, list[dict[str, Array]], int]:
         return half.gradients(loss, model, batch, wanted, **how)  # type: ignore[no-any-return]  # the half is untyped
 
-    label_value, (label,), _ = gradients(label_loss)
+    as_it_is = gradients(label_loss)
+    label_value, (label,), _ = as_it_is
+    label_again, (label_plain,), _ = gradients(label_loss, factor=1, layer=layer, before=as_it_is)
     domain_value, (domain, scaled), _ = gradients(domain_loss, scales=(1, 1 / _SCALE))
-    _, (plain,), runs = gradients(domain_loss, bypass=True, layer=layer)
+    domain_again, (plain, plain_scaled), runs = gradients(domain_loss, scales=(1, 1 / _SCALE), factor=1, layer=layer)
+    _, (beside,), _ = gradients(domain_loss, factor=0, layer=layer)
     added = domain_value >= 0
     if total_loss is not None:
-        rest = {name: gradient - label[name] for name, gradient in gradients(total_loss)[1][0].items()}
-        added = (_ratio(_flat(rest), _flat(domain)) or 0.0) >= 0
+        added = _weight(_flat(gradients(total_loss)[1][0]), _flat(label), _flat(domain)) >= -_FAINT_WEIGHT
     whole = _record("all together", _flat(label), _flat(domain), _flat(plain))
     seen = Seen(
         whole.ratio,
         label_size=whole.label_norm,
         size=whole.domain_norm,
         plain_size=float(np.linalg.norm(_flat(plain))),
+        beside_size=float(np.linalg.norm(_flat(beside))),
+        label_ratio=_ratio(_flat(label), _flat(label_plain)),
+        label_change=_distance(_flat(label_plain), _flat(label), 1.0),
+        values=((label_value, label_again), (domain_value, domain_again)),
         bend=_distance(_flat(domain), _flat(scaled), _SCALE),
+        plain_bend=_distance(_flat(plain), _flat(plain_scaled), _SCALE),
         spread=_distance(_flat(domain), _flat(plain), whole.ratio),
         runs=runs,
+        function=half.is_function(layer),
         foreign=layer is not None,
         added=added,
         uncalled=never_called(half, model),
@@ -182,6 +197,15 @@ def _ratio(gradient: Array, plain: Array) -> float | None:
     if square:
         return float(np.vdot(plain, gradient)) / square
     return None if not gradient.any() else math.inf
+
+
+def _weight(total: Array, label: Array, domain: Array) -> float:
+    """b for which a·label + b·domain is nearest to the total gradient, with some a."""
+    if not all(np.isfinite(gradient).all() for gradient in (total, label, domain)):
+        return 1.0  # what is not finite is told before this
+    # The weights' difference from 1: where the two gradients are parallel and tell nothing apart, the smallest one.
+    (_, difference), *_ = np.linalg.lstsq(np.stack([label, domain], 1), total - label - domain)
+    return 1.0 + float(difference)
 
 
 def _distance(gradient: Array, other: Array, factor: float | None) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from grl.jax_impl import function
 from grl.parity.reversal import homes, replaced
 
-__all__ = ["NAME", "epsilon", "gradients", "is_real_float", "names", "parts", "pull_back"]
+__all__ = ["NAME", "finfo", "gradients", "is_function", "is_real_float", "names", "numbers", "parts", "pull_back"]
 
 NAME = "JAX"
 Array = NDArray[Any]
@@ -32,18 +32,17 @@ def is_real_float(x: JaxArray) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
-def epsilon(x: JaxArray) -> float:
-    """The relative spacing of an array's floats."""
-    return float(jnp.finfo(x.dtype).eps)  # type: ignore[no-untyped-call]  # untyped in jax 0.10
+def finfo(x: JaxArray) -> Any:
+    """The spacing and the range of an array's floats: `eps`, `tiny`, `max`."""
+    return jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]  # untyped in jax 0.10
 
 
-def pull_back(layer: Callable[[Any], Any], x: JaxArray, cotangents: Sequence[Array]) -> tuple[bool, list[Array]]:
-    """Return whether layer(x) is x bit for bit, and the gradient of x for each cotangent, in float64.
+def pull_back(layer: Callable[[Any], Any], x: JaxArray) -> tuple[bool, Callable[[Array], Array]]:
+    """Return whether layer(x) is x bit for bit, and the function from a cotangent to x's gradient, in float64.
 
     Args:
         layer: called once.
         x: an array of real floats.
-        cotangents: each of x's shape.
 
     Raises:
         TypeError, ValueError: what the layer returns is no JAX array of x's shape.
@@ -62,7 +61,7 @@ def pull_back(layer: Callable[[Any], Any], x: JaxArray, cotangents: Sequence[Arr
     if y.shape != x.shape:
         raise ValueError(f"layer: returned the shape {y.shape}; accepted is that of x, {x.shape}.")
     identity = y.dtype == x.dtype and np.asarray(y).tobytes() == np.asarray(x).tobytes()
-    return identity, [_numpy(pull(jnp.asarray(cotangent, y.dtype))[0]) for cotangent in cotangents]
+    return identity, lambda cotangent: numbers(pull(jnp.asarray(cotangent, y.dtype))[0])
 
 
 def parts(model: Any) -> Iterator[tuple[str, Any]]:
@@ -74,10 +73,10 @@ def parts(model: Any) -> Iterator[tuple[str, Any]]:
         yield "", model
 
 
-def names(model: Any) -> list[str]:
+def names(model: Any, frozen: bool = False) -> list[str]:
     """The names of all parameters that take a gradient: `nnx.Param`s, or the arrays of floats in a pytree."""
-    parameters, _ = _split(model)
-    return list(parameters)
+    parameters, _ = _split(model)  # none of which is frozen
+    return [] if frozen else list(parameters)
 
 
 def gradients(
@@ -87,12 +86,14 @@ def gradients(
     wanted: Sequence[str],
     *,
     scales: Sequence[float] = (1.0,),
-    bypass: bool = False,
+    factor: float | None = None,
     layer: Any = None,
+    before: Any = None,
 ) -> tuple[float, list[dict[str, Array]], int]:
     """Return a loss, its gradients by parameter, in float64, and how often the bypassed layer would have run.
 
-    The model is left as it was: the loss is computed with a copy.
+    The model is left as it was: the loss is computed with a copy. What a loss changes outside of JAX (NumPy's random
+    numbers, a Python number that it counts) is not undone.
 
     Args:
         loss: a function of (model, batch) to a scalar.
@@ -100,51 +101,64 @@ def gradients(
         batch: what the loss takes.
         wanted: the names of the parameters.
         scales: what the loss is multiplied by before it is differentiated, one for each of the gradients.
-        bypass: make the reversal an identity.
-        layer: the layer to bypass, if it is not one of grl's: a name or object of a submodule, a class, or a function.
+        factor: what the reversal is made: 1, an identity; 0, a layer that lets no gradient through; None, what it is.
+        layer: the layer, if it is not one of grl's: a name or object of a submodule, a class, or a function.
+        before: what came with the layer as it is: it is returned if the layer does not run, and nothing is compiled.
+
+    Raises:
+        ValueError: there is no such layer.
     """
     runs: list[None] = []
     known, join = _split(model)
-    places = _places(model, layer) if bypass and layer is not None and not _is_function(layer) else []
+    places = _places(model, layer) if factor is not None and layer is not None and not is_function(layer) else []
 
     def scaled(chosen: dict[str, JaxArray], scale: JaxArray) -> tuple[JaxArray, JaxArray]:
         copy = join({**known, **chosen})
-        with _bypassed(copy, layer, places, runs) if bypass else nullcontext():
+        with nullcontext() if factor is None else _replaced_parts(copy, layer, places, factor, runs):
             value = loss(copy, batch)
         return value * scale.astype(value.dtype), value
 
     chosen = {name: known[name] for name in wanted}
     # It runs once or twice, so that a quick compilation is worth more than a quick program.
     compiled = jax.jit(jax.grad(scaled, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
-    with _bypassed_rule(layer, runs) if bypass else nullcontext():
+    with nullcontext() if factor is None else _replaced_rule(layer, factor, runs):
+        jax.eval_shape(compiled, chosen, jnp.float32(1.0))  # traces it, and no more
+        if before is not None and not runs:
+            return before  # type: ignore[no-any-return]
         found = [compiled(chosen, jnp.float32(scale)) for scale in scales]
-    arrays = [{name: _numpy(array) for name, array in gradient.items()} for gradient, _ in found]
+    arrays = [{name: numbers(array) for name, array in gradient.items()} for gradient, _ in found]
     return float(found[0][1]), arrays, len(runs)
 
 
 @contextmanager
-def _bypassed_rule(layer: Any, runs: list[None]) -> Iterator[None]:
-    def identity(*arguments: Any, **named: Any) -> Any:
+def _replaced_rule(layer: Any, factor: float, runs: list[None]) -> Iterator[None]:
+    def forward(*arguments: Any, **named: Any) -> Any:
         runs.append(None)
-        return [*arguments, *named.values()][0]
+        x = [*arguments, *named.values()][0]
+        return x if factor else jax.lax.stop_gradient(x)
+
+    def scale(cotangent: JaxArray, *_: Any) -> JaxArray:
+        runs.append(None)
+        return cotangent if factor else jnp.zeros_like(cotangent)
 
     with ExitStack() as stack:
         stack.enter_context(_bypass(next(_bypasses)))
         if layer is None:
-            stack.enter_context(replaced(function, "_scale", identity))  # both directions of all of grl's forms
-        elif _is_function(layer):
+            stack.enter_context(replaced(function, "_scale", scale))  # both directions of all of grl's forms
+        elif is_function(layer):
             for module, name in homes(layer):
-                stack.enter_context(replaced(module, name, identity))
+                stack.enter_context(replaced(module, name, forward))
         yield
 
 
-def _is_function(layer: Any) -> bool:
+def is_function(layer: Any) -> bool:
+    """Whether a layer is a function, to be found where it is a global."""
     return callable(layer) and not isinstance(layer, type) and not _is_nnx(layer)
 
 
 @contextmanager
-def _bypassed(model: Any, layer: Any, places: list[str], runs: list[None]) -> Iterator[None]:
-    """Make foreign layers an identity. Python looks `__call__` up in the class, so it is there that it changes."""
+def _replaced_parts(model: Any, layer: Any, places: list[str], factor: float, runs: list[None]) -> Iterator[None]:
+    """Replace foreign layers. Python looks `__call__` up in the class, so it is there that it changes."""
     chosen = [part for name, part in parts(model) if name in places] if places else []
     with ExitStack() as stack:
         for kind in {type(part) for part in chosen} or ({layer} if isinstance(layer, type) else set()):
@@ -153,7 +167,7 @@ def _bypassed(model: Any, layer: Any, places: list[str], runs: list[None]) -> It
                 if chosen and not any(self is part for part in chosen):
                     return _usual(self, x, *arguments, **named)
                 runs.append(None)
-                return x
+                return x if factor else jax.lax.stop_gradient(x)
 
             stack.enter_context(replaced(kind, "__call__", call))
         yield
@@ -200,5 +214,6 @@ def _is_nnx(model: Any) -> bool:
     return nnx is not None and isinstance(model, nnx.Module)
 
 
-def _numpy(array: JaxArray) -> Array:
+def numbers(array: JaxArray) -> Array:
+    """An array's values, in float64."""
     return np.asarray(array).astype(np.float64)

@@ -55,10 +55,24 @@ def _eager(form: Form) -> None:
     same(jax.grad(loss_of(layer))(the_x()), -COEFF * FIRST)
 
 
+@_transformation("beside the layer: f(x) + g(R(x))")
+def _beside(form: Form) -> None:
+    layer = form.make(COEFF)
+
+    def loss(x: Array) -> Array:
+        features = x * 1.0
+        y: Array = layer(features) + features
+        return (jnp.asarray(WEIGHTS) * y).sum()
+
+    same(jax.grad(loss)(the_x()), (1 - COEFF) * WEIGHTS)
+
+
 @_transformation("λ = 0, λ < 0")
 def _signs(form: Form) -> None:
     for coeff in (0.0, -2.0):
-        same(jax.grad(loss_of(form.make(coeff)))(the_x()), -coeff * FIRST, f"gradient at λ = {coeff:g}")
+        for where, layer in form.ways(coeff):
+            gradient = jax.grad(loss_of(layer))(the_x())
+            same(gradient, -coeff * FIRST, f"gradient at λ = {coeff:g}, given {where}")
 
 
 @_transformation("forward keeps the bits")
@@ -132,9 +146,11 @@ def _grad_vmap_coeff(form: Form) -> None:
 
 @_transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
-    coeffs = jnp.asarray([0.1, -2.0, 0.0, 1.0])
-    gradient = jax.grad(loss_of(lambda x: form.reverse(x, coeffs)))(the_x())
-    same(gradient, -np.asarray(coeffs)[:, None] * FIRST)
+    for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
+        coeffs, weights = jnp.asarray([0.1, -2.0, 0.0, 1.0])[:rows], jnp.asarray(WEIGHTS[:rows])
+        loss = sample_loss_of(partial(form.reverse, coeff=coeffs))
+        gradient = jax.grad(loss)(the_x()[:rows], weights)
+        same(gradient, -np.asarray(coeffs)[:, None] * FIRST[:rows], f"gradient of {rows} samples of 3")
 
 
 def _jacobian(form: Form, derive: Callable[[Any], Any]) -> None:
@@ -219,18 +235,20 @@ def _per_sample_gradients(form: Form) -> None:
 
 @_transformation("16 bits: λ is not rounded")
 def _sixteen_bits(form: Form) -> None:
-    cotangent = jnp.linspace(1, 2, 128).astype(jnp.bfloat16)
-    expected = (-COEFF * np.asarray(cotangent, np.float32)).astype(jnp.bfloat16)
-    for coeff, kind in ((COEFF, "a number"), (jnp.float32(COEFF), "an array")):
-        if isinstance(coeff, Array) and form.call is None:
-            continue
-        layer = form.make(COEFF) if form.call is None else partial(form.reverse, coeff=coeff)
-        (gradient,) = jax.vjp(layer, jnp.zeros(128, jnp.bfloat16))[1](cotangent)
-        if gradient.dtype != jnp.bfloat16:
-            raise Wrong(f"gradient, λ as {kind}: expected bfloat16, got {gradient.dtype}")
-        share = np.mean(np.asarray(gradient) != expected)
-        if share:
-            raise Wrong(f"bfloat16 gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
+    ways = [(f"a number {where}", layer) for where, layer in form.ways(COEFF)]
+    if form.call is not None:
+        ways.append(("an array", lambda x: form.reverse(x, jnp.float32(COEFF))))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        cotangent = jnp.linspace(1, 2, 128).astype(dtype)
+        expected = (-COEFF * np.asarray(cotangent, np.float32)).astype(dtype)
+        for kind, layer in ways:
+            (gradient,) = jax.vjp(layer, jnp.zeros(128, dtype))[1](cotangent)
+            if gradient.dtype != dtype:
+                raise Wrong(f"gradient, λ as {kind}: expected {jnp.dtype(dtype)}, got {gradient.dtype}")
+            share = np.mean(np.asarray(gradient) != expected)
+            if share:
+                name = jnp.dtype(dtype).name
+                raise Wrong(f"{name} gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
 
 
 @_transformation("64 bits: λ is not rounded")

@@ -79,6 +79,12 @@ class Form:
             raise NotApplicable("λ is no argument of the call")
         return self.call(x, coeff)
 
+    def ways(self, coeff: float) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+        """Yield the layer with this λ, made with it and, where that can be, called with it: two places to lose it."""
+        yield "when the layer is made", self.make(coeff)
+        if self.call is not None:
+            yield "in the call", lambda x: self.reverse(x, coeff)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -182,7 +188,8 @@ def same(got: Any, expected: Any, what: str = "gradient", tolerance: float = 1e-
     difference = np.abs(got - expected)
     if not np.all(difference <= tolerance * np.abs(expected).max(initial=0)):  # a NaN is no match
         worst = np.unravel_index(np.argmax(difference), got.shape)
-        raise Wrong(f"{what}: expected {expected[worst]:.9g}, got {got[worst]:.9g}")
+        cut = "" if got.any() else " everywhere, as where x is cut off"
+        raise Wrong(f"{what}: expected {expected[worst]:.9g}, got {got[worst]:.9g}{cut}")
 
 
 def same_bits(got: NDArray[Any], what: str = "value") -> None:

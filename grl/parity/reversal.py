@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Reversal:
         return f"{self.verdict}: {seen}{forward}{': ' if self.cause else ''}{self.cause}."
 
 
-_FAR = 1024.0  # within the range of float16
+_FAR = 1024.0
 _SEEN = {
     "reversed": "the gradient reaches x with its sign reversed",
     "not reversed": "the gradient reaches x without its sign reversed",
@@ -98,21 +99,27 @@ def measure_reversal(layer: Callable[[Any], Any], x: Any) -> Reversal:
     shape = tuple(x.shape)
     if 0 in shape:
         raise ValueError(f"x: got the shape {shape}; accepted is one with elements.")
-    epsilon = half.epsilon(x)
+    limits = half.finfo(x)
+    epsilon, tiny = float(limits.eps), float(limits.tiny)
     generator = np.random.default_rng(0)
     # Quarters of small integers: exact in every float, as are sums and multiples by powers of 2; and none of them 0.
     one, other = (generator.choice([-1, 1], shape) * generator.integers(low, low + 4, shape) / 4 for low in (1, 5))
-    cotangents = [np.ones(shape), one, other, one + other, one * _FAR, one / _FAR]
-    identity, (ones, first, second, both, large, small) = half.pull_back(layer, x, cotangents)
+    identity, pull = half.pull_back(layer, x)
+    ones = pull(np.ones(shape))
+    scale = float(np.abs(ones).max())
+    # As far up and down as what comes back can be held: float16 has no room for 1024·λ with λ = 100.
+    up = _power_of_two(float(limits.max) / 4 / max(scale, 1.0))
+    down = _power_of_two(min(scale or 1.0, 1.0) / 4 / tiny)
+    first, second, both, large, small = map(pull, (one, other, one + other, one * up, one / down))
     cause = never_called(half, layer)
     if not all(np.isfinite(gradient).all() for gradient in (ones, first, second, both, large, small)):
         return Reversal("not finite", None, identity)
     size = max(float(np.abs(gradient).max()) for gradient in (ones, first, second, both))
 
     def same(a: Array, b: Array) -> bool:
-        return bool(np.abs(a - b).max() <= 8 * epsilon * size)
+        return bool(np.abs(a - b).max() <= 8 * epsilon * max(size, tiny))
 
-    if not (same(first + second, both) and same(large / _FAR, first) and same(small * _FAR, first)):
+    if not (same(first + second, both) and same(large / up, first) and same(small * down, first)):
         return Reversal("not linear", None, identity, CLIPPED)
     if not (same(ones * one, first) and same(ones * other, second)):
         return Reversal("not reversed", None, identity, cause or _MIXED)
@@ -146,16 +153,24 @@ def assert_reverses(layer: Callable[[Any], Any], x: Any, coeff: Any = None) -> N
     if coeff is None:
         right, expected = seen.verdict == "reversed", "a negative factor"
     else:
-        coeff = np.asarray(coeff, np.float64)
+        own = _half(coeff)
+        coeff = np.asarray(coeff, np.float64) if own is None else own.numbers(coeff)
         wanted = -coeff.reshape(aligned_shape(coeff.shape, x.shape))
+        limits = _half(x).finfo(x)
+        spacing = float(limits.eps), float(limits.eps) * float(limits.tiny)
         right = seen.factors is not None and np.allclose(
-            seen.factors.reshape(aligned_shape(seen.factors.shape, x.shape)), wanted, 8 * _half(x).epsilon(x), 0
+            seen.factors.reshape(aligned_shape(seen.factors.shape, x.shape)), wanted, 8 * spacing[0], spacing[1]
         )
         expected = _shown(-coeff)
     if right and seen.identity:
         return
     found = str(seen).removeprefix(f"{seen.verdict}: ").removesuffix(".")
     raise AssertionError(f"{found} (expected: {expected}{'' if seen.identity else ', and the output equal to x'}).")
+
+
+def _power_of_two(most: float) -> float:
+    """The largest power of two up to a number, between 1 and `_FAR`: it changes no digit of what it multiplies."""
+    return min(max(2.0 ** math.floor(math.log2(most)), 1.0), _FAR) if math.isfinite(most) and most > 0 else 1.0
 
 
 def _simplest(factors: Array, same: Callable[[Array, Array], bool]) -> Array:

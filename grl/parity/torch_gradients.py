@@ -5,21 +5,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from types import BuiltinFunctionType, FunctionType
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from grl.parity.reversal import homes, replaced
 from grl.torch_impl import function
 
-__all__ = ["NAME", "epsilon", "gradients", "is_real_float", "names", "parts", "pull_back", "undone"]
+__all__ = [
+    "NAME",
+    "finfo",
+    "gradients",
+    "is_function",
+    "is_real_float",
+    "names",
+    "numbers",
+    "parts",
+    "pull_back",
+    "undone",
+]
 
 NAME = "PyTorch"
 Array = NDArray[Any]
+
+
+def is_function(layer: Any) -> bool:
+    """Whether a layer is a function, to be found where it is a global."""
+    return callable(layer) and not isinstance(layer, type | nn.Module)
 
 
 def is_real_float(x: Tensor) -> bool:
@@ -27,18 +44,17 @@ def is_real_float(x: Tensor) -> bool:
     return x.is_floating_point()
 
 
-def epsilon(x: Tensor) -> float:
-    """The relative spacing of an array's floats."""
-    return torch.finfo(x.dtype).eps
+def finfo(x: Tensor) -> Any:
+    """The spacing and the range of an array's floats: `eps`, `tiny`, `max`."""
+    return torch.finfo(x.dtype)
 
 
-def pull_back(layer: Callable[[Any], Any], x: Tensor, cotangents: Sequence[Array]) -> tuple[bool, list[Array]]:
-    """Return whether layer(x) is x bit for bit, and the gradient of x for each cotangent, in float64.
+def pull_back(layer: Callable[[Any], Any], x: Tensor) -> tuple[bool, Callable[[Array], Array]]:
+    """Return whether layer(x) is x bit for bit, and the function from a cotangent to x's gradient, in float64.
 
     Args:
         layer: called once.
         x: an array of real floats.
-        cotangents: each of x's shape.
 
     Raises:
         TypeError, ValueError: what the layer returns is no tensor of x's shape.
@@ -55,10 +71,11 @@ def pull_back(layer: Callable[[Any], Any], x: Tensor, cotangents: Sequence[Array
     def pull(cotangent: Array) -> Array:
         if not y.requires_grad:
             return np.zeros(tuple(x.shape))
-        (gradient,) = torch.autograd.grad(y, x, torch.as_tensor(cotangent).to(y), retain_graph=True, allow_unused=True)
-        return np.zeros(tuple(x.shape)) if gradient is None else _numpy(gradient)
+        own = torch.tensor(cotangent).to(y)  # a copy, which the layer may change in place
+        (gradient,) = torch.autograd.grad(y, x, own, retain_graph=True, allow_unused=True)
+        return np.zeros(tuple(x.shape)) if gradient is None else numbers(gradient)
 
-    return identity, [pull(cotangent) for cotangent in cotangents]
+    return identity, pull
 
 
 def parts(model: Any) -> Iterator[tuple[str, Any]]:
@@ -67,9 +84,9 @@ def parts(model: Any) -> Iterator[tuple[str, Any]]:
         yield from model.named_modules()
 
 
-def names(model: nn.Module) -> list[str]:
-    """The names of all parameters that take a gradient."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+def names(model: nn.Module, frozen: bool = False) -> list[str]:
+    """The names of all parameters that take a gradient, or else of those that take none."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad != frozen]
 
 
 def gradients(
@@ -79,12 +96,14 @@ def gradients(
     wanted: Sequence[str],
     *,
     scales: Sequence[float] = (1.0,),
-    bypass: bool = False,
+    factor: float | None = None,
     layer: Any = None,
+    before: Any = None,
 ) -> tuple[float, list[dict[str, Array]], int]:
     """Return a loss, its gradients by parameter, in float64, and how often the bypassed layer would have run.
 
-    The model is left as it was: buffers, `.grad` and the random state are those from before.
+    The model is left as it was: buffers, `.grad` and PyTorch's random state are those from before. What else a loss
+    changes (NumPy's random numbers, a `torch.Generator` of its own, a Python number that it counts) is not undone.
 
     Args:
         loss: a function of (model, batch) to a scalar.
@@ -92,15 +111,22 @@ def gradients(
         batch: what the loss takes.
         wanted: the names of the parameters.
         scales: what the loss is multiplied by before it is differentiated, one for each of the gradients.
-        bypass: make the reversal an identity.
-        layer: the layer to bypass, if it is not one of grl's: a name or object of a submodule, a class, or a function.
+        factor: what the reversal is made: 1, an identity; 0, a layer that lets no gradient through; None, what it is.
+        layer: the layer, if it is not one of grl's: a name or object of a submodule, a class, or a function.
+        before: what came with the layer as it is: it is returned if the layer does not run.
+
+    Raises:
+        ValueError: there is no such layer; or the parameters are inside of a reentrant checkpoint.
     """
     runs: list[None] = []
     known = dict(model.named_parameters())
     parameters: list[Tensor] = [known[name] for name in wanted]
-    with torch.enable_grad(), undone(model), _bypassed(model, layer, runs) if bypass else nullcontext():
+    instead = nullcontext() if factor is None else _replaced_layer(model, layer, factor, runs)
+    with torch.enable_grad(), undone(model), instead:
         value = loss(model, batch)
         found = [_differentiated(value * scale, parameters) for scale in scales]
+    if before is not None and not runs:
+        return before  # type: ignore[no-any-return]
     return float(value.detach()), [dict(zip(wanted, arrays, strict=True)) for arrays in found], len(runs)
 
 
@@ -108,51 +134,80 @@ def _differentiated(loss: Tensor, parameters: list[Tensor]) -> list[Array]:
     found: Sequence[Tensor | None] = [None] * len(parameters)
     if loss.requires_grad:
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        if any(gradient is None for gradient in found) and _has_reentrant_checkpoint(loss):
+            raise ValueError(
+                "model: got a reentrant checkpoint, which gives its gradients to backward() alone; accepted is"
+                " checkpoint(…, use_reentrant=False)."
+            )
     return [
-        np.zeros(tuple(parameter.shape)) if gradient is None else _numpy(gradient)
+        np.zeros(tuple(parameter.shape)) if gradient is None else numbers(gradient)
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
 
 
+def _has_reentrant_checkpoint(loss: Tensor) -> bool:
+    seen: set[Any] = set()
+    nodes = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+    return False
+
+
 @contextmanager
 def undone(model: nn.Module) -> Iterator[None]:
-    """Draw the same random numbers in each block, and undo what a forward pass changes."""
+    """Draw the same random numbers of PyTorch's in each block, and undo what a forward pass does to buffers."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    named = [(part, dict(part._buffers)) for part in model.modules()]  # a forward pass may put another one in its place
     devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(device or 0 for device in devices)):
             torch.manual_seed(0)
             yield
     finally:
+        for part, before in named:
+            part._buffers.clear()
+            part._buffers.update(before)
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for buffer, values in buffers:
+                buffer.copy_(values)
 
 
 @contextmanager
-def _bypassed(model: nn.Module, layer: Any, runs: list[None]) -> Iterator[None]:
-    def identity(*arguments: Any, **named: Any) -> Any:
+def _replaced_layer(model: nn.Module, layer: Any, factor: float, runs: list[None]) -> Iterator[None]:
+    def forward(*arguments: Any, **named: Any) -> Any:
         runs.append(None)
-        return [*arguments, *named.values()][0]
+        x = [*arguments, *named.values()][0]
+        return x if factor else pytree.tree_map_only(Tensor, Tensor.detach, x)
 
+    def scale(cotangent: Tensor, *_: Any) -> Tensor:
+        runs.append(None)
+        return cotangent if factor else torch.zeros_like(cotangent)
+
+    if isinstance(layer, MethodType) and isinstance(layer.__self__, type):  # Function.apply, under whatever name
+        layer = layer.__self__
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # what is compiled already would not see the replacement
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if layer is None:
-            stack.enter_context(replaced(function, "_scale", identity))  # both directions of all of grl's forms
+            stack.enter_context(replaced(function, "_scale", scale))  # both directions of all of grl's forms
         elif isinstance(layer, type) and issubclass(layer, torch.autograd.Function):
 
             def backward(ctx: Any, *cotangents: Any) -> Any:
-                runs.append(None)
-                return cotangents[0], *[None] * (len(ctx.needs_input_grad) - 1)
+                return scale(cotangents[0]), *[None] * (len(ctx.needs_input_grad) - 1)
 
             stack.enter_context(replaced(layer, "backward", staticmethod(backward)))
-        elif isinstance(layer, FunctionType | BuiltinFunctionType):
+        elif is_function(layer):
             for module, name in homes(layer):
-                stack.enter_context(replaced(module, name, identity))
+                stack.enter_context(replaced(module, name, forward))
         else:
             for part in _chosen(model, layer):
-                stack.enter_context(replaced(part, "forward", identity))
+                stack.enter_context(replaced(part, "forward", forward))
                 for hooks in ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"):
                     stack.enter_context(replaced(part, hooks, {}))
         yield
@@ -169,7 +224,8 @@ def _chosen(model: nn.Module, layer: Any) -> list[nn.Module]:
     return chosen
 
 
-def _numpy(tensor: Tensor) -> Array:
+def numbers(tensor: Tensor) -> Array:
+    """A tensor's values, in float64."""
     return tensor.detach().to("cpu", torch.float64).numpy()
 
 

@@ -26,7 +26,16 @@ from grl.parity.matrix import (
     registering,
     same,
 )
-from grl.parity.torch_transformations import gradient_of, loss_of, over_coefficients, sample_loss_of, the_x
+from grl.parity.torch_transformations import (
+    derivative,
+    fresh,
+    gradient_of,
+    joined,
+    loss_of,
+    over_coefficients,
+    sample_loss_of,
+    the_x,
+)
 
 __all__ = ["TRANSFORMATIONS", "count_graphs", "count_kernels"]
 
@@ -52,13 +61,13 @@ def _compile_grad(form: Form) -> None:
 @_transformation("compile of func.vjp")
 def _compile_vjp(form: Form) -> None:
     layer = form.make(COEFF)
-    same(_compiled(lambda x, g: vjp(layer, x)[1](g)[0])(the_x(), torch.from_numpy(FIRST)), -COEFF * FIRST)
+    same(_compiled(lambda x, g: vjp(layer, x)[1](g)[0])(the_x(), fresh(FIRST)), -COEFF * FIRST)
 
 
 @_transformation("compile of func.vmap of grad")
 def _compile_vmap_grad(form: Form) -> None:
     program = _compiled(vmap(grad(sample_loss_of(form.make(COEFF)))))
-    same(program(the_x(), torch.from_numpy(WEIGHTS)), -COEFF * FIRST)
+    same(program(the_x(), fresh(WEIGHTS)), -COEFF * FIRST)
 
 
 @_transformation("compile of func.vmap over λ")
@@ -83,7 +92,7 @@ def _compile_jacfwd(form: Form) -> None:
 @_transformation("compile of func.jvp")
 def _compile_jvp(form: Form) -> None:
     layer = form.make(COEFF)
-    tangent = _compiled(lambda x, t: jvp(layer, (x,), (t,))[1])(the_x(), torch.from_numpy(WEIGHTS))
+    tangent = _compiled(lambda x, t: jvp(layer, (x,), (t,))[1])(the_x(), fresh(WEIGHTS))
     same(tangent, -COEFF * WEIGHTS, "tangent")
 
 
@@ -95,7 +104,7 @@ def _compile_hessian(form: Form) -> None:
 
 @_transformation("compile, autograd.grad inside")
 def _compile_autograd_grad(form: Form) -> None:
-    loss = loss_of(form.make(COEFF))
+    loss = joined(loss_of(form.make(COEFF)))
     with torch._dynamo.config.patch(trace_autograd_ops=True):  # off by default up to torch 2.13
         program = _compiled(lambda x: torch.autograd.grad(loss(x), x)[0])
         same(program(the_x().requires_grad_()).detach(), -COEFF * FIRST)
@@ -107,7 +116,7 @@ def _compile_dynamic(form: Form) -> None:
     program = _compiled(lambda x: torch.sin(layer(x)).sum(), dynamic=True)
     for size in (4, 3, 2):
         x = X[:size]
-        same(gradient_of(program, torch.from_numpy(x.copy())), -COEFF * np.cos(x), f"gradient at {size} rows")
+        same(gradient_of(program, fresh(x)), -COEFF * np.cos(x), f"gradient at {size} rows")
 
 
 @_transformation("compile, ramp of λ")
@@ -204,7 +213,7 @@ class _Network(nn.Module):
     def __init__(self, form: Form) -> None:
         super().__init__()
         self.layer = form.make(COEFF)
-        self.weights = nn.Buffer(torch.from_numpy(WEIGHTS.copy()))
+        self.weights = nn.Buffer(fresh(WEIGHTS))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.weights * torch.sin(self.layer(x))).sum()
@@ -217,5 +226,5 @@ def _cuda_graph(form: Form) -> None:
     layer, x = form.make(COEFF), the_x().cuda().requires_grad_()
     function: Any = torch.cuda.make_graphed_callables(lambda x: torch.sin(layer(x)).sum(), (x,))
     for _ in range(2):
-        (gradient,) = torch.autograd.grad(function(x), x)
+        gradient = derivative(function(x), x)
         same(gradient.cpu(), -COEFF * np.cos(X))

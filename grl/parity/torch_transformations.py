@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -35,11 +36,16 @@ _transformation = registering(TRANSFORMATIONS)
 
 
 def the_x() -> Tensor:
-    return torch.from_numpy(X.copy())
+    return fresh(X)
+
+
+def fresh(values: NDArray[Any]) -> Tensor:
+    """A tensor with memory of its own: a layer that changes its cotangent in place must not reach the constants."""
+    return torch.from_numpy(values.copy())
 
 
 def loss_of(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    weights = torch.from_numpy(WEIGHTS)
+    weights = fresh(WEIGHTS)
     return lambda x: (weights.to(x.device, x.dtype) * torch.sin(layer(x))).sum()
 
 
@@ -49,8 +55,22 @@ def sample_loss_of(layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tenso
 
 def gradient_of(function: Callable[[Tensor], Tensor], x: Tensor | None = None) -> Tensor:
     x = (the_x() if x is None else x).requires_grad_()
-    (gradient,) = torch.autograd.grad(function(x), x)
+    return derivative(function(x), x)
+
+
+def derivative(y: Tensor, x: Tensor, cotangent: Tensor | None = None, *, create_graph: bool = False) -> Tensor:
+    """The gradient of x; 0 where y was cut off from it, of which `autograd.grad` makes an error of its own."""
+    if not y.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(
+        y, x, cotangent, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
     return gradient
+
+
+def joined(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same loss, to be differentiated even where the layer cuts x off: the figures tell that, and no error."""
+    return lambda x: loss(x) + 0 * x.sum()
 
 
 @_transformation("eager")
@@ -60,14 +80,26 @@ def _eager(form: Form) -> None:
     if y.dtype != x.dtype:
         raise Wrong(f"dtype: expected {x.dtype}, got {y.dtype}")
     same(y.detach(), X, "value")
-    (gradient,) = torch.autograd.grad((torch.from_numpy(WEIGHTS) * torch.sin(y)).sum(), x)
-    same(gradient, -COEFF * FIRST)
+    same(derivative((fresh(WEIGHTS) * torch.sin(y)).sum(), x), -COEFF * FIRST)
+
+
+@_transformation("beside the layer: f(x) + g(R(x))")
+def _beside(form: Form) -> None:
+    layer = form.make(COEFF)
+
+    def loss(x: Tensor) -> Tensor:
+        features = x * 1.0
+        y: Tensor = layer(features) + features  # one cotangent, the same memory, for both
+        return (fresh(WEIGHTS) * y).sum()
+
+    same(gradient_of(loss), (1 - COEFF) * WEIGHTS)
 
 
 @_transformation("λ = 0, λ < 0")
 def _signs(form: Form) -> None:
     for coeff in (0.0, -2.0):
-        same(gradient_of(loss_of(form.make(coeff))), -coeff * FIRST, f"gradient at λ = {coeff:g}")
+        for where, layer in form.ways(coeff):
+            same(gradient_of(loss_of(layer)), -coeff * FIRST, f"gradient at λ = {coeff:g}, given {where}")
 
 
 @_transformation("forward keeps the bits")
@@ -81,9 +113,8 @@ def _bits(form: Form) -> None:
 @_transformation("double backward")
 def _double_backward(form: Form) -> None:
     x = the_x().requires_grad_()
-    (first,) = torch.autograd.grad(loss_of(form.make(COEFF))(x), x, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), x)
-    same(second, COEFF**2 * SECOND, "second derivative")
+    first = derivative(loss_of(form.make(COEFF))(x), x, create_graph=True)
+    same(derivative(first.sum(), x), COEFF**2 * SECOND, "second derivative")
 
 
 @_transformation("func.grad")
@@ -99,7 +130,7 @@ def _func_grad_in_place(form: Form) -> None:
         x = x * 1.0
         y = layer(x)
         y.mul_(2.0)
-        return (torch.from_numpy(WEIGHTS) * (x + y)).sum(), x
+        return (fresh(WEIGHTS) * (x + y)).sum(), x
 
     gradient, x = grad(loss, has_aux=True)(the_x())
     same(x, X, "the layer's input, when its output has been changed in place,")
@@ -110,12 +141,12 @@ def _func_grad_in_place(form: Form) -> None:
 def _func_vjp(form: Form) -> None:
     value, pullback, *_ = vjp(form.make(COEFF), the_x())
     same(value, X, "value")
-    same(pullback(torch.from_numpy(FIRST))[0], -COEFF * FIRST)
+    same(pullback(fresh(FIRST))[0], -COEFF * FIRST)
 
 
 @_transformation("func.vmap of grad")
 def _func_vmap_grad(form: Form) -> None:
-    gradients = vmap(grad(sample_loss_of(form.make(COEFF))))(the_x(), torch.from_numpy(WEIGHTS))
+    gradients = vmap(grad(sample_loss_of(form.make(COEFF))))(the_x(), fresh(WEIGHTS))
     same(gradients, -COEFF * FIRST)
 
 
@@ -139,16 +170,17 @@ def _func_grad_vmap_coeff(form: Form) -> None:
 
     def loss(x: Tensor) -> Tensor:
         per_coeff = vmap(lambda c: form.reverse(x, c))(coeffs)
-        return (scales[:, None, None] * torch.from_numpy(WEIGHTS) * torch.sin(per_coeff)).sum()
+        return (scales[:, None, None] * fresh(WEIGHTS) * torch.sin(per_coeff)).sum()
 
     same(grad(loss)(the_x()), (2.0 * 3.0 - 0.1) * FIRST)
 
 
 @_transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
-    coeffs = torch.tensor([0.1, -2.0, 0.0, 1.0])
-    gradient = gradient_of(loss_of(lambda x: form.reverse(x, coeffs)))
-    same(gradient, -coeffs[:, None] * FIRST)
+    for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
+        coeffs, x = torch.tensor([0.1, -2.0, 0.0, 1.0])[:rows], fresh(X[:rows]).requires_grad_()
+        loss = (fresh(WEIGHTS[:rows]) * torch.sin(form.reverse(x, coeffs))).sum()
+        same(derivative(loss, x), -coeffs[:, None] * FIRST[:rows], f"gradient of {rows} samples of 3")
 
 
 @_transformation("func.jacrev")
@@ -165,7 +197,7 @@ def _func_jacfwd(form: Form) -> None:
 
 @_transformation("func.jvp")
 def _func_jvp(form: Form) -> None:
-    value, tangent, *_ = jvp(form.make(COEFF), (the_x(),), (torch.from_numpy(WEIGHTS),))
+    value, tangent, *_ = jvp(form.make(COEFF), (the_x(),), (fresh(WEIGHTS),))
     same(value, X, "value")
     same(tangent, -COEFF * WEIGHTS, "tangent")
 
@@ -205,7 +237,7 @@ class _Chain(nn.Module):
 @_transformation("forward_ad dual numbers")
 def _dual(form: Form) -> None:
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(the_x(), torch.from_numpy(WEIGHTS))
+        dual = forward_ad.make_dual(the_x(), fresh(WEIGHTS))
         value, tangent = forward_ad.unpack_dual(form.make(COEFF)(dual))
         same(value, X, "value")
         same(np.zeros_like(X) if tangent is None else tangent, -COEFF * WEIGHTS, "tangent")
@@ -214,7 +246,7 @@ def _dual(form: Form) -> None:
 @_transformation("checkpoint, reentrant")
 def _checkpoint_reentrant(form: Form) -> None:
     x = the_x().requires_grad_()
-    checkpoint(loss_of(form.make(COEFF)), x, use_reentrant=True).backward()  # it refuses autograd.grad
+    checkpoint(joined(loss_of(form.make(COEFF))), x, use_reentrant=True).backward()  # it refuses autograd.grad
     same(x.grad, -COEFF * FIRST)
 
 
