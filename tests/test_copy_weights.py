@@ -261,6 +261,41 @@ def test_an_order_that_nnx_has_lost_is_not_guessed() -> None:
     assert matched(linears(stem=(2, 2), head=(2, 2)), nnx.clone(named)) == {"stem": "stem", "head": "head"}
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("fc1 fc2 fc3", "fc0 fc1 fc2"), ("layer_0 layer_1", "layer_1 layer_2"), ("fc fc1 fc2", "fc1 fc2 fc3")],
+)
+def test_numbers_that_start_elsewhere_are_an_order(ours: str, theirs: str) -> None:
+    sides = [dict.fromkeys(names.split(), (2, 2)) for names in (ours, theirs)]
+    expected = dict(zip(ours.split(), theirs.split(), strict=True))
+    assert matched(linears(**sides[0]), nnx_linears(**sides[1])) == expected
+
+
+def test_tensors_whose_order_nnx_has_lost_are_not_guessed() -> None:
+    class Ours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma, self.beta = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    class Theirs(nnx.Module):
+        def __init__(self) -> None:
+            self.scale, self.bias = nnx.Param(jax.numpy.zeros(4)), nnx.Param(jax.numpy.ones(4))
+
+    theirs = Theirs()
+    copy_weights(Ours(), theirs)
+    assert theirs.scale[...].all()
+    with pytest.raises(PortError, match=r"gamma, beta \(PyTorch\) and bias, scale \(nnx\) .* has lost the order"):
+        copy_weights(Ours(), nnx.clone(theirs))
+
+
+def test_a_variable_of_no_array_is_no_traceback() -> None:
+    outer = nnx.Dict(a=nnx.Linear(2, 2, rngs=nnx.Rngs(0)), count=nnx.Variable(0))
+    assert copy_weights(linears(a=(2, 2)), outer, strict=False).unmatched_nnx == ("count",)
+    outer = nnx.Dict(a=outer["a"], table=nnx.Variable({"k": jax.numpy.zeros(3)}))
+    with pytest.raises(PortError, match="table: got a Variable that holds a dict; accepted is one array"):
+        pair(linears(a=(2, 2)), outer)
+
+
 def test_layers_of_no_numbers_are_paired_by_name() -> None:
     class Theirs(nnx.Module):
         def __init__(self) -> None:
@@ -553,3 +588,70 @@ def test_pytorchs_names_do_for_flattened_layers_too() -> None:
     copy_weights(ours, theirs, flatten={"classifier.0": (16, 5, 5)})
     weight = ours.classifier[0].weight.detach().numpy().reshape(120, 16, 5, 5)
     np.testing.assert_array_equal(theirs.fc1.kernel[...].reshape(5, 5, 16, 120), weight.transpose(2, 3, 1, 0))
+
+
+class Head(nnx.Module):
+    """A convolution and a layer behind a flatten, in whatever order they are defined, taking H·C or H·W·C at a time."""
+
+    def __init__(self, how: str) -> None:
+        rngs = nnx.Rngs(0)
+        is_first = how in ("last", "pixel by pixel")
+        if is_first:
+            self.trunk = nnx.Conv(1, 4, (3, 3), padding=1, rngs=rngs)
+        sizes = {"rows": 24, "recurrent": 24, "unused": 24}
+        if how == "recurrent":
+            self.head = nnx.RNN(nnx.LSTMCell(24, 2, rngs=rngs))
+        else:
+            self.head = nnx.Linear(sizes.get(how, 144), 2, rngs=rngs)
+        if not is_first:
+            self.trunk = nnx.Conv(1, 4, (3, 3), padding=1, rngs=rngs)
+        self.how = how
+
+    def __call__(self, x: Any) -> Any:
+        x = self.trunk(x)
+        if self.how in ("rows", "recurrent"):
+            return self.head(x.transpose(0, 2, 1, 3).reshape(len(x), x.shape[2], -1))
+        return x if self.how == "unused" else self.head(x.reshape(len(x), -1))
+
+
+class TorchHead(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.trunk, self.how = nn.Conv2d(1, 4, 3, padding=1), how
+        rows = how in ("rows", "recurrent")
+        self.head = nn.LSTM(24, 2, batch_first=True) if how == "recurrent" else nn.Linear(24 if rows else 144, 2)
+
+    def forward(self, x: Any) -> Any:
+        x = self.trunk(x)
+        if self.how in ("rows", "recurrent"):
+            y = self.head(x.permute(0, 3, 1, 2).flatten(2))
+            return y[0] if self.how == "recurrent" else y
+        if self.how == "pixel by pixel":
+            x = x.flatten(2).transpose(1, 2)
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("how", ["first", "sorted", "rows", "recurrent", "pixel by pixel"])
+def test_a_layer_behind_a_flatten_is_found_wherever_it_is_defined_and_however_it_is_flattened(how: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = TorchHead(how), Head(how)
+    if how == "sorted":
+        theirs = nnx.clone(Head("last"))
+    copy_weights(ours, theirs)
+    x = normal(2, 1, 6, 6).astype(np.float32)
+    np.testing.assert_allclose(run_nnx(theirs, np.moveaxis(x, 1, -1)), run_torch(ours, x), atol=1e-5)
+
+
+def test_a_suspect_that_the_experiment_does_not_reach_is_not_copied_as_it_is() -> None:
+    with pytest.raises(PortError, match=r"flatten: head .* no change of a map before it is seen in its inputs"):
+        find_flattened(Head("unused"))
+    assert find_flattened(Head("recurrent"), {"head": (4, 6, 1)}) == {"head": 4}
+
+
+def test_a_flatten_of_pytorchs_in_another_order_is_not_copied_as_it_is() -> None:
+    class Odd(TorchHead):
+        def forward(self, x: Any) -> Any:
+            return self.head(self.trunk(x).flip(1).transpose(1, 2).flatten(1))
+
+    with pytest.raises(PortError, match=r"flatten: head .* PyTorch's head has its inputs in neither"):
+        copy_weights(Odd(""), Head("first"))

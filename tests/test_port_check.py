@@ -40,6 +40,9 @@ def make_nnx():
 def make_wrong():
     return Net("SAME")
 
+def make_no_model():
+    return 3
+
 def raises():
     raise RuntimeError("no\\nmodel")
 """
@@ -82,6 +85,8 @@ def test_a_divergence_is_status_1_with_its_cause(here: Path) -> None:
     ("models.py:nothing models.py:make_nnx --inputs batch.npz", "factory: models.py has no function nothing."),
     ("models.py models.py:make_nnx --inputs batch.npz", "factory: got 'models.py'; accepted is path.py:name."),
     ("models.py:raises models.py:make_nnx --inputs batch.npz", "models.py:raises raises RuntimeError: no model."),
+    ("models.py:make_torch models.py:make_no_model --inputs batch.npz",
+     "the weights cannot be carried across: TypeError: target: got a builtins.int; "),
     ("models.py:make_torch models.py:make_nnx --inputs no.npz", "--inputs: no such file: no.npz."),
     ("models.py:make_torch models.py:make_nnx --inputs broken.npz",
      "--inputs: broken.npz cannot be read; accepted is an .npz of numbers."),

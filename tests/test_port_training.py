@@ -77,6 +77,45 @@ def test_a_right_port_parts_by_rounding_alone(ours: Any, theirs: Any) -> None:
     assert len(report.losses["torch"]) == STEPS
 
 
+def test_a_dropout_of_one_side_is_a_bug_and_no_chaos() -> None:
+    torch.manual_seed(0)
+    model, port = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(), nn.Linear(6, 3)), Theirs()
+    names = {"0": "first", "3": "last"}
+    copy_weights(model, port, names=names)
+    before = torch.get_rng_state()
+    optimizers = torch.optim.SGD(model.parameters(), 0.1), optax.sgd(0.1)
+    report = compare_training(
+        model, port, BATCHES, loss=(F.cross_entropy, jax_loss), optimizers=optimizers, names=names
+    )
+    assert report.bug_step == 1
+    assert report.causes == ("dropout_active",)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_parameter_that_one_side_freezes_is_a_bug_and_is_named() -> None:
+    torch.manual_seed(0)
+    model, port = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), Theirs()
+    names = {"0": "first", "2": "last"}
+    copy_weights(model, port, names=names)
+    model[0].requires_grad_(False)
+    given: dict[str, Any] = {"loss": (F.cross_entropy, jax_loss), "names": names}
+    ours = torch.optim.SGD(model[2].parameters(), 0.1)
+    report = compare_training(model, port, BATCHES[:1], optimizers=(ours, optax.sgd(0.1)), **given)
+    assert report.bug_step == 1
+    assert "Not compared: 0.weight, 0.bias (with a gradient on one side alone)" in report.reason
+    head = nnx.Optimizer(port, optax.sgd(0.1), wrt=nnx.All(nnx.Param, nnx.PathContains("last")))
+    assert compare_training(model, port, BATCHES[:1], optimizers=(ours, head), **given).agrees
+
+
+def plateau(parameters: Any) -> Any:
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD(parameters, 0.1))
+
+
+def test_batches_may_be_lists_and_a_scheduler_may_look_at_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_port_training.BATCHES", [list(batch) for batch in BATCHES])
+    assert trained(plateau, optax.sgd(0.1), steps=2).agrees
+
+
 def test_chaos_is_no_bug() -> None:
     report = trained(lambda p: torch.optim.SGD(p, 60.0), optax.sgd(60.0), steps=40)
     gaps = report.gaps["parameters"]

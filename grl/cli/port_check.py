@@ -69,8 +69,13 @@ def port_check(
     from grl.parity import compare, copy_weights
 
     ours, theirs = (_make(name) for name in (torch_factory, nnx_factory))
-    if copy:
-        copy_weights(ours, theirs)
+    try:
+        if copy:
+            copy_weights(ours, theirs)
+    except PortError:
+        raise  # it says all
+    except Exception as error:  # a factory that makes no model, or one of a kind that nobody has seen yet
+        raise PortError(f"the weights cannot be carried across: {_reason(error)}.") from error
     try:
         report = compare(
             ours, theirs, arguments, loss=losses, targets=targets, layout=layout, train=train, ignore=ignore or ()

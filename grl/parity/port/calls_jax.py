@@ -12,7 +12,7 @@ from flax import nnx
 from flax.nnx import tracers
 from jax.extend.core import jaxprs_in_params
 
-from grl.parity.port.recording import Recording
+from grl.parity.port.recording import Dropout, Recording
 from grl.parity.reversal import replaced
 
 __all__ = ["count_reversals", "floats", "recording"]
@@ -48,7 +48,7 @@ def recording(model: nnx.Module, names: Sequence[str], seen: Recording, without_
         def call(self: Any, inputs: Any, *, deterministic: bool | None = None, **kwargs: Any) -> Any:
             off = self.deterministic if deterministic is None else deterministic
             if self.rate and not off:
-                seen.dropouts.append(float(self.rate))
+                seen.dropouts.append(Dropout(float(self.rate), tuple(inputs.shape), bool(self.broadcast_dims)))
                 if without_dropout:
                     return inputs
             return usual(self, inputs, deterministic=deterministic, **kwargs)
@@ -59,7 +59,7 @@ def recording(model: nnx.Module, names: Sequence[str], seen: Recording, without_
         def call(self: Any, *args: Any, deterministic: bool | None = None, **kwargs: Any) -> Any:
             off = self.deterministic if deterministic is None else deterministic
             if self.dropout_rate and not off:
-                seen.dropouts.append(float(self.dropout_rate))
+                seen.dropouts.append(Dropout(float(self.dropout_rate)))
                 deterministic = deterministic or without_dropout
             return usual(self, *args, deterministic=deterministic, **kwargs)
 

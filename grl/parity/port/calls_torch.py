@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from grl.parity.port.recording import Array, Key, Recording
 
-__all__ = ["ReachedError", "count_reversals", "entered", "floats", "recording", "to_numpy"]
+__all__ = ["ReachedError", "count_reversals", "entered", "floats", "leaves", "recording", "to_numpy"]
 
 
 class ReachedError(Exception):
@@ -62,8 +62,20 @@ def entered(model: nn.Module, inside: list[str]) -> Iterator[None]:
 def floats(output: Any) -> list[Array]:
     """Return the arrays of floats in a pytree, by calls that are not to be counted as the model's."""
     with torch._C.DisableTorchFunction():
-        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        return [to_numpy(leaf, copied=True) for leaf in leaves]
+        found = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return [to_numpy(leaf, copied=True) for leaf in found]
+
+
+def leaves(output: Any) -> list[Any]:
+    """Return the leaves of a pytree in JAX's order, in which a dict goes by its keys."""
+    if type(output) is dict:
+        try:
+            return [leaf for key in sorted(output) for leaf in leaves(output[key])]
+        except TypeError:  # keys without an order; JAX does not take them
+            return tree_leaves(output)
+    if isinstance(output, list | tuple):
+        return [leaf for part in output for leaf in leaves(part)]
+    return tree_leaves(output)
 
 
 def count_reversals(node: Any) -> int:
@@ -80,6 +92,8 @@ def count_reversals(node: Any) -> int:
 def to_numpy(tensor: Tensor, copied: bool = False) -> Array:
     """Return a tensor as NumPy has it; copied where what comes later may change it in place."""
     array = tensor.detach().cpu()
+    if array.layout != torch.strided:
+        array = array.to_dense()  # the gradient of a sparse embedding
     if array.dtype in (torch.bfloat16, torch.float16):
         return array.float().numpy()
     found: Array = array.numpy()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from grl.parity.port.explaining import explain
+from grl.parity.port.recording import OUTPUT, Array, Recording
 from grl.parity.port.report import ParityReport
 from grl.parity.port.rows import judge
 from grl.parity.port.twins import Twins
@@ -73,12 +77,26 @@ def compare(
     notes = list(twins.notes)
     if runs[1].narrow:
         notes.append("the nnx model rounds to float32 in float64 too, so that only more than that shows")
+    theirs = twins.in_torch(runs[1].gradients, gradients=True)
+    notes += _notes_on(runs, theirs)
     unmatched = twins.pairing.unmatched_torch, twins.pairing.unmatched_nnx
-    return ParityReport(tuple(rows), divergence, tuple(notes), *unmatched)
+    return ParityReport(tuple(rows), divergence, tuple(notes), *unmatched, frozen=twins.frozen(runs[0], theirs))
+
+
+def _notes_on(runs: tuple[Recording, Recording], theirs: Mapping[str, Array]) -> Iterator[str]:
+    """What a run shows that no row does."""
+    lost = [n for n, g in runs[0].gradients.items() if n in theirs and np.isnan(g).any() and np.isnan(theirs[n]).any()]
+    if lost:
+        yield f"gradients are NaN on both sides, and tell nothing: {', '.join(lost)}"
+    counts = [len(run.activations[OUTPUT]) for run in runs]
+    if counts[0] != counts[1]:
+        yield f"the output is {counts[0]} arrays in PyTorch and {counts[1]} in nnx, of which the first are compared"
 
 
 def assert_parity(torch_model: Any, nnx_model: Any, inputs: Any, **options: Any) -> None:
     """Raise unless a PyTorch model and its port agree: a line for your own tests.
+
+    Of parameters that could not be compared a warning says so.
 
     Args:
         torch_model, nnx_model, inputs: as for `compare`.
@@ -94,3 +112,5 @@ def assert_parity(torch_model: Any, nnx_model: Any, inputs: Any, **options: Any)
     report = compare(torch_model, nnx_model, inputs, **options)
     if not report.agrees:
         raise AssertionError(str(report))
+    if report.uncompared:
+        warnings.warn(report.uncompared, stacklevel=2)

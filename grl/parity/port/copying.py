@@ -58,7 +58,8 @@ def copy_weights(
     pairing = pair(torch_model, nnx_model, names)
     if strict and not pairing.complete:
         raise PortError(pairing.complaint())
-    flattened = find_flattened(nnx_model, flatten, {one.torch_name: one.nnx_name for one in pairing.pairs})
+    aliases = {one.torch_name: one.nnx_name for one in pairing.pairs}
+    flattened = find_flattened(nnx_model, flatten, aliases, torch_model)
     slots = {name: slot for name, slot in half_of(sides[0]).slots(source).items() if pairing.covers(name, sides[0])}
     arrays = read_all(slots)
     carried = pairing.to_nnx(arrays, flattened) if sides[1] == "nnx" else pairing.to_torch(arrays, flattened)

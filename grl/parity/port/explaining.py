@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from grl.parity.port.causes import Cause, Evidence, explain_activation
 from grl.parity.port.causes.reversal import GradientEvidence, explain_gradients
 from grl.parity.port.causes.statistics import explain_statistics
 from grl.parity.port.causes.updates import explain_updates
+from grl.parity.port.judgement import TOLERANCE
 from grl.parity.port.recording import LOSS, OUTPUT, Key, Recording
 from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel
@@ -35,7 +38,11 @@ def explain(
         runs: theirs.
     """
     where = row.where
-    if row.kind == "activation":
+    causes: Sequence[Cause] = ()
+    in_range = bool(np.isinf(row.absolute)) and row.real <= TOLERANCE * row.scale
+    if in_range:
+        pass  # experiments are made in float64, where there is nothing to explain
+    elif row.kind == "activation":
         where, causes = _explain_activation(row, twins, models, runs)
     elif row.kind == "gradient":
         runs[1].reversals = models[1].reversals()
@@ -51,7 +58,7 @@ def explain(
         layer = twins.layers.get(row.key[0].rpartition(".")[0])
         causes = explain_statistics(models[0], row.key[0], twins.in_torch(runs[1].statistics), layer)
     kind = "gradient" if row.kind == "update" else row.kind
-    return Divergence(where, kind, row.real, tuple(causes), row.kind == "update")
+    return Divergence(where, kind, row.real, tuple(causes), row.kind == "update", in_range)
 
 
 def _explain_activation(

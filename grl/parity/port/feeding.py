@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from grl.parity.port.calls_torch import leaves
 from grl.parity.port.recording_jax import to_arrays
 from grl.parity.port.recording_torch import to_tensors
 
@@ -26,8 +27,11 @@ def to_numpy(values: Any) -> Any:
 
     def convert(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return value.detach().cpu().numpy()
-        return np.asarray(value) if isinstance(value, jax.Array) else value
+            value = value.detach().cpu()
+            return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if isinstance(value, jax.Array):
+            return np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else None)
+        return value
 
     return jax.tree.map(convert, values)
 
@@ -70,7 +74,7 @@ class Feed:
         notes: list[str] = []
         ours, theirs = [], []
         for value in arguments:
-            if isinstance(value, np.ndarray) and value.ndim in axes and value.dtype.kind == "f":
+            if isinstance(value, np.ndarray) and value.ndim in axes and _is_of_images(value.dtype):
                 came = layout or _guess(value.shape, channels)
                 if not notes:
                     why = f"{name} takes {channels} channels" if layout is None else "as given"
@@ -89,6 +93,11 @@ def _first_convolution(model: nn.Module) -> tuple[str, int, tuple[int, ...]] | N
         if isinstance(module, nn.modules.conv._ConvNd):
             return name, module.in_channels, (2 + len(module.kernel_size),)
     return None
+
+
+def _is_of_images(dtype: Any) -> bool:
+    """Floats and bytes; other integers are indices."""
+    return bool(dtype.kind == "f" or dtype == np.uint8)
 
 
 def _guess(shape: tuple[int, ...], channels: int) -> str:
@@ -126,10 +135,10 @@ def _with_targets(loss: Callable[..., Any], targets: Any) -> Callable[[Any], Any
 
 # Without a loss of the user's: sin, so that no normalisation and no symmetry of the output makes its gradient vanish.
 def _torch_probe(output: Any) -> Any:
-    leaves = [x for x in torch.utils._pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
-    return sum((torch.sin(leaf + 1.0).sum() for leaf in leaves if leaf.is_floating_point()), torch.tensor(0.0))
+    found = [x for x in leaves(output) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return sum((torch.sin(leaf + 1.0).sum() for leaf in found), torch.tensor(0.0))
 
 
 def _jax_probe(output: Any) -> Any:
-    leaves = [x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return sum((jnp.sin(leaf + 1.0).sum() for leaf in leaves), jnp.zeros((), leaves[0].dtype))
+    found = [x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return sum((jnp.sin(leaf + 1.0).sum() for leaf in found), jnp.zeros((), found[0].dtype))

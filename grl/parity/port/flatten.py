@@ -12,26 +12,33 @@ from numpy.typing import NDArray
 from grl.parity.port.slot import PortError
 from grl.parity.port.tree import Node, grown
 
-__all__ = ["BY_FEATURE", "channels_of", "find_flattened", "to_channels_first", "to_channels_last"]
+__all__ = ["BY_FEATURE", "channels_of", "find_flattened", "input_weight", "to_channels_first", "to_channels_last"]
 
 Array = NDArray[Any]
 
 
-BY_FEATURE = ("Linear", "BatchNorm", "LayerNorm", "RMSNorm")
+BY_FEATURE = ("Linear", "BatchNorm", "LayerNorm", "RMSNorm", "LSTM", "GRU", "RNN")
 """The kinds of layers that have an axis of the features that they take, and so may follow a flattened map."""
+
+_SUSPECTED = ("Linear", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 
 
 def find_flattened(
-    nnx_model: Any, flatten: Mapping[str, Sequence[int]] | None = None, aliases: Mapping[str, str] | None = None
+    nnx_model: Any,
+    flatten: Mapping[str, Sequence[int]] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    torch_model: Any = None,
 ) -> dict[str, int]:
     """Return the layers whose inputs are a feature map that was flattened as (H, W, C): nnx's name → C.
 
     A layer is suspected if it follows convolutions and its number of inputs is not what the layer before it gives (a
-    model that flattens an image without one has to say so).
+    model that flattens an image without one has to say so); where the order of definition does not tell what it
+    follows, if its inputs are some pixels of as many channels as a convolution gives.
     If there is one, the model is traced, for the smallest square input that it takes: the output of the last layer
     before the suspect that keeps height and width is replaced, so that one channel differs. If every C-th input
     differs, the map was flattened as (H, W, C); if it is a run of neighbours, as (C, H, W), as in PyTorch. Weights do
-    not matter, and nothing that comes before is computed.
+    not matter, and nothing that comes before is computed. PyTorch's model, where it is at hand, is looked at in the
+    same way: what it too flattens as (H, W, C) is left out.
 
     A module with the attribute `layout = "NCHW"` takes its images and gives its features in PyTorch's order, as
     `ConvNet` of this package does; its convolutions raise no suspicion.
@@ -39,11 +46,12 @@ def find_flattened(
     Args:
         nnx_model: an `nnx.Module`.
         flatten: the name of each such layer → (C, H, W) or (C,), instead of all this; {} for none.
-        aliases: other names of the layers, such as PyTorch's.
+        aliases: PyTorch's name of a layer → nnx's.
+        torch_model: the `nn.Module` to which it corresponds.
 
     Raises:
         PortError: a name or a shape in `flatten` is wrong; the experiment cannot be made, since the model takes
-            something else than one square image.
+            something else than one square image, or does not reach a suspect; PyTorch's order is another one.
     """
     tree = grown(nnx_model, "nnx_model")
     if flatten is not None:
@@ -60,7 +68,22 @@ def find_flattened(
     odd = [path for path in suspects if path in found and found[path] is None and changed[path].direct]
     if odd:
         raise _unknown(odd, "its inputs are in neither order")
-    return {path: channels for path, channels in found.items() if channels}
+    missed = [path for path in suspects if path not in found]
+    if missed:
+        raise _unknown(missed, "no change of a map before it is seen in its inputs")
+    flattened = {path: channels for path, channels in found.items() if channels}
+    names = {ours: theirs for ours, theirs in (aliases or {}).items() if theirs in flattened}
+    if torch_model is None or not names:
+        return flattened
+    from grl.parity.port.flatten_torch import orders_in_torch
+
+    side = max(inputs.side for inputs in changed.values())
+    for ours, channels in orders_in_torch(torch_model, names, side).items():
+        if channels == flattened.get(names[ours]):
+            del flattened[names[ours]]
+        elif channels != 0:
+            raise _unknown([names[ours]], f"PyTorch's {ours} has its inputs in neither")
+    return flattened
 
 
 def _unknown(names: list[str], why: str) -> PortError:
@@ -128,12 +151,16 @@ def _given(tree: Node, flatten: Mapping[str, Sequence[int]], aliases: Mapping[st
 def _suspects(tree: Node) -> list[str]:
     """Layers after convolutions that have more inputs than the layer before them has outputs, or fewer."""
     found, before, convolved = [], None, False
-    for leaf in _leaves_of_channels_last(tree):
-        if not leaf.signature:
-            continue
-        inputs = _inputs(leaf)
-        if leaf.kind == "Linear" and convolved and inputs != before and inputs != 1:
-            found.append(leaf.path)
+    leaves = [leaf for leaf in _leaves_of_channels_last(tree) if leaf.signature]
+    channels = {_outputs(leaf) for leaf in leaves if leaf.kind in ("Conv", "ConvTranspose")} - {None}
+    for leaf in leaves:
+        inputs = _inputs(leaf) or 1
+        if leaf.kind in _SUSPECTED and inputs != 1:
+            if convolved and not tree.is_sorted:
+                is_suspect = inputs != before
+            else:  # which layer it follows, the order of definition does not say
+                is_suspect = inputs not in channels and any(inputs % c == 0 for c in channels if c and c > 1)
+            found += [leaf.path] if is_suspect else []
         convolved |= leaf.kind in ("Conv", "ConvTranspose")
         before = before if "Norm" in leaf.kind else _outputs(leaf)  # a norm gives what it takes
     return found
@@ -149,13 +176,23 @@ def _leaves_of_channels_last(node: Node) -> list[Node]:
 
 def _inputs(node: Node) -> int | None:
     """The size of the last axis of what a layer takes, for those that may follow a flattened map."""
-    shape = node.shapes.get("weight")
-    return shape[-1] if shape and node.kind in BY_FEATURE else None
+    shape = node.shapes.get(input_weight(node.kind))
+    return shape[-1] if shape and node.kind in (*BY_FEATURE, *_SUSPECTED) else None
+
+
+def input_weight(kind: str) -> str:
+    """The name, in PyTorch, of the weight whose last axis is that of what a layer takes."""
+    if kind in ("LSTM", "GRU", "RNN"):
+        return "weight_ih_l0"
+    return "weight_ih" if kind.endswith("Cell") else "weight"
 
 
 def _outputs(node: Node) -> int | None:
     """The size of the last axis of what a layer gives."""
     shape = node.shapes.get("weight") or ()
+    if node.kind in ("LSTM", "GRU", "RNN"):
+        hidden = [shape for name, shape in node.shapes.items() if name.startswith("weight_hh") and shape]
+        return sum(shape[-1] for shape in hidden) or None
     if node.kind == "ConvTranspose":
         return shape[1]
     if node.kind == "Embedding":

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array as JaxArray
 from numpy.typing import NDArray
 
-from grl.parity.port.flatten import BY_FEATURE
+from grl.parity.port.flatten import BY_FEATURE, input_weight
 from grl.parity.port.tree import Node, grown
 from grl.parity.reversal import replaced
 
@@ -39,11 +39,13 @@ class Changed:
         first: with one channel of a feature map before it, (inputs,) of bool.
         second: with the next channel.
         direct: whether there is no layer between that mixes features.
+        side: of the image, in pixels.
     """
 
     first: Array
     second: Array
     direct: bool
+    side: int
 
 
 def changed_inputs(model: Any, tree: Node) -> dict[str, Changed] | None:
@@ -57,7 +59,7 @@ def changed_inputs(model: Any, tree: Node) -> dict[str, Changed] | None:
         nnx's name → what changes, for layers that a change reaches; None if the model does not run on one square image,
         (N, H, W, C).
     """
-    first = next(leaf for leaf in tree.leaves() if leaf.kind in ("Conv", "ConvTranspose")).value
+    convolutions = [leaf.value for leaf in tree.leaves() if leaf.kind in ("Conv", "ConvTranspose")]
     model = nnx.clone(model)
     model.eval()
     graph, state = nnx.split(model)
@@ -65,30 +67,45 @@ def changed_inputs(model: Any, tree: Node) -> dict[str, Changed] | None:
     state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
     run = partial(_run, graph)
 
-    def image(side: int) -> Any:
-        return jax.ShapeDtypeStruct((_SAMPLES, *[side] * len(first.kernel_size), first.in_features), first.param_dtype)
+    def image(axes: int, features: int, dtype: Any, side: int) -> Any:
+        return jax.ShapeDtypeStruct((_SAMPLES, *[side] * axes, features), dtype)
 
     with jax.numpy_dtype_promotion("standard"):  # batch norm's statistics are float32, whatever its parameters are
-        return _changed_inputs(run, state, image)
+        for kind in dict.fromkeys((len(one.kernel_size), one.in_features, one.param_dtype) for one in convolutions):
+            found = _changed_inputs(run, state, partial(image, *kind))  # whichever of them comes first as it runs
+            if found is not None:
+                return found
+    return None
 
 
 def _changed_inputs(run: Any, state: Any, image: Callable[[int], Any]) -> dict[str, Changed] | None:
     side = _smallest_side(lambda side: jax.eval_shape(run, state, image(side)))
     if side is None:
         return None
+    while True:
+        found, is_empty = _changed_at(side, run, state, image)
+        if not is_empty or side > _LARGEST // 4:
+            return found
+        side *= 2  # the mean over a map without a pixel is NaN, and shows no change
+
+
+def _changed_at(side: int, run: Any, state: Any, image: Callable[[int], Any]) -> tuple[dict[str, Changed], bool]:
+    """What changes with a map, and whether an image of this side leaves one without a pixel."""
     watches: list[_Watch] = []
     jax.eval_shape(partial(run, watches=watches), state, image(side))
     found: dict[str, Changed] = {}
+    is_empty = False
     x = np.zeros(image(side).shape, image(side).dtype)
     for replace_at in range(watches[0].maps)[: -_TRIES - 1 : -1]:
         inputs = jax.jit(partial(run, watches=watches, replace_at=replace_at))(state, x)
         for path, array in inputs.items():
             rows = np.asarray(array, np.float32)
+            is_empty |= bool(np.isnan(rows).any())
             changed = np.abs(rows[1:] - rows[0]) > 1e-3 * np.abs(rows[1:] - rows[0]).max()
             if changed.any() and path not in found:
-                pairs = changed.reshape(2, 2, -1).any(1)
-                found[path] = Changed(pairs[0], pairs[1], path in watches[-1].direct)
-    return found
+                pairs = changed.reshape(2, -1, changed.shape[-1]).any(1)
+                found[path] = Changed(pairs[0], pairs[1], path in watches[-1].direct, side)
+    return found, is_empty
 
 
 class _MisfitError(Exception):
@@ -154,14 +171,12 @@ class _Watch:
         return called
 
     def _look(self, leaf: Node, x: Any) -> None:
-        if leaf.kind == "Linear" and x.shape[-1] != leaf.shapes["weight"][-1]:  # type: ignore[index]  # a Linear has it
-            raise _MisfitError(x.shape[-1] - leaf.shapes["weight"][-1])  # type: ignore[index]
-        if (
-            self.maps > self.replace_at >= 0
-            and leaf.kind in BY_FEATURE
-            and x.ndim == 2
-            and leaf.path not in self.inputs
-        ):
+        if leaf.kind not in BY_FEATURE:
+            return
+        wanted = (leaf.shapes.get(input_weight(leaf.kind)) or (0,))[-1]
+        if "Norm" not in leaf.kind and x.shape[-1] != wanted:
+            raise _MisfitError(x.shape[-1] - wanted)
+        if self.maps > self.replace_at >= 0 and x.ndim >= 2 and leaf.path not in self.inputs:
             self.inputs[leaf.path] = x
             self.direct |= set() if self.mixed else {leaf.path}
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from grl.parity.port.recording import Dropout
+
 __all__ = ["Call", "Functions", "active_dropout", "without_dropout"]
 
 Change = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -47,7 +49,7 @@ class Functions(TorchFunctionMode):
         super().__init__()
         self.changes, self.note, self.inside = changes, note, inside
         self.without_dropout, self.double = without_dropout, double
-        self.dropouts: list[float] = []
+        self.dropouts: list[Dropout] = []
         self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,7 +65,9 @@ class Functions(TorchFunctionMode):
         self.count += 1
         rate = active_dropout(name, args, kwargs)
         if rate:
-            self.dropouts.append(rate)
+            is_whole = name in ("dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout")
+            shape = tuple(args[0].shape) if name in _DROPOUTS and args else ()
+            self.dropouts.append(Dropout(rate, shape, is_whole))
         if rate and self.without_dropout:
             args, kwargs = _at_rate_zero(func, args, kwargs)
         return func(*args, **kwargs) if change is None else change(func, args, kwargs)

@@ -12,7 +12,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from grl.jax_impl.module import GRL
-from grl.parity.port.slot import Slot, narrowed
+from grl.parity.port.slot import PortError, Slot, narrowed
 
 __all__ = ["NAME", "children", "is_parameter", "keeps_order", "own_name", "slots"]
 
@@ -33,16 +33,27 @@ def children(module: Any) -> Iterator[tuple[str, str, Any]]:
                 if _has_parts(layer):
                     yield f"layers.{index}", index, layer
         elif isinstance(value, nnx.Variable):
-            if not isinstance(value, _NO_WEIGHTS):
-                yield name, name, value
+            if isinstance(value, _NO_WEIGHTS):
+                continue
+            held = value.get_value()
+            if not hasattr(held, "dtype") and not np.isscalar(held):
+                raise PortError(f"{name}: got a Variable that holds a {type(held).__name__}; accepted is one array.")
+            yield name, name, value
         elif _has_parts(value):
             yield name, name, value
 
 
-def keeps_order(layer: Any) -> bool:
-    """Whether a layer's attributes are as they were defined: merge, clone and eval_shape sort them by name."""
-    names = [name for name, _ in _items(layer)]
-    return len(names) < 4 or names != sorted(names)
+def keeps_order(module: Any, few: int = 4) -> bool | None:
+    """Whether a module's attributes are as they were defined: merge, clone and eval_shape sort them by name.
+
+    Args:
+        module: an `nnx.Module`; of anything else, and of one with fewer attributes than `few`, nothing is known.
+        few: so many may be in alphabetical order by chance.
+    """
+    if not isinstance(module, nnx.Module) or isinstance(module, nnx.List):
+        return None
+    names = [name for name, _ in _items(module)]
+    return None if len(names) < few else names != sorted(names)
 
 
 def is_parameter(value: Any) -> bool:
@@ -77,12 +88,12 @@ class VariableSlot:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """The array's."""
-        return tuple(self._variable.get_value().shape)
+        return tuple(np.shape(self._variable.get_value()))
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What `read` gives."""
-        dtype = np.dtype(self._variable.get_value().dtype)
+        dtype = _dtype(self._variable.get_value())
         return np.dtype(np.float32) if dtype.kind == "V" else dtype
 
     def read(self) -> Array:
@@ -96,7 +107,7 @@ class VariableSlot:
     def prepare(self, array: Array) -> Any:
         """These numbers as `write` takes them."""
         value = self._variable.get_value()
-        numbers = narrowed(array, np.dtype(value.dtype))
+        numbers = narrowed(array, _dtype(value))
         with jax.enable_x64(True):  # without it, 64-bit numbers would become 32-bit ones
             return jax.device_put(np.array(numbers), getattr(value, "sharding", None))
 
@@ -131,6 +142,11 @@ class ReversalSlot(VariableSlot):
         if np.asarray(self._variable.get_value()).dtype.kind == "i":
             return np.int32(array)
         return np.float64(array) if array.ndim == 0 else jnp.asarray(array)
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    """The dtype of an array, or of a number of Python's."""
+    return np.dtype(value.dtype) if hasattr(value, "dtype") else np.asarray(value).dtype
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:

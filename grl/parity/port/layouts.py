@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from grl.architecture import Weights
-from grl.parity.port.flatten import to_channels_first, to_channels_last
+from grl.parity.port.flatten import input_weight, to_channels_first, to_channels_last
 from grl.parity.port.rules import Rule
 
-__all__ = ["in_nnx_layout", "in_torch_layout"]
+__all__ = ["in_nnx_layout", "in_torch_layout", "inputs_of"]
 
 
 def in_torch_layout(
@@ -28,7 +29,7 @@ def in_torch_layout(
     found = ((rule.gradients if gradients else None) or rule.to_torch)(arrays, module)
     if channels is None:
         return found
-    for name in _of_inputs(rule, found):
+    for name in inputs_of(rule, found):
         found[name] = to_channels_first(found[name], channels)
     return found
 
@@ -42,10 +43,12 @@ def in_nnx_layout(rule: Rule | None, module: Any, arrays: Weights, channels: int
     if rule is None or not arrays:
         return arrays
     if channels is not None:
-        arrays = arrays | {name: to_channels_last(arrays[name], channels) for name in _of_inputs(rule, arrays)}
+        arrays = arrays | {name: to_channels_last(arrays[name], channels) for name in inputs_of(rule, arrays)}
     return rule.to_nnx(arrays, module)
 
 
-def _of_inputs(rule: Rule, arrays: Weights) -> list[str]:
-    """The names of arrays whose last axis is that of the layer's inputs: all of a norm's, not a Linear's bias."""
-    return [name for name in arrays if rule.kind != "Linear" or name == "weight"]
+def inputs_of(rule: Rule, arrays: Iterable[str]) -> list[str]:
+    """Return the names of arrays whose last axis is that of the layer's inputs: of a Linear not its bias."""
+    if "Norm" in rule.kind:
+        return list(arrays)
+    return [name for name in arrays if name.startswith(input_weight(rule.kind))]  # "weight_ih_l0_reverse" too

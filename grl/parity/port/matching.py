@@ -69,6 +69,9 @@ class Search:
         self.taken |= {torch, nnx}
         self.found.append((torch, nnx, how))
         ours, theirs = self._left(torch.children), self._left(nnx.children)
+        for a, b in _by_offset(ours, theirs):
+            self.match(a, b, "structure")
+        ours, theirs = self._left(ours), self._left(theirs)
         for a, b in _by_name(ours, theirs):
             self.match(a, b, "name")
         ours, theirs = _numbered(self._left(ours)), _numbered(self._left(theirs))
@@ -109,6 +112,33 @@ class Search:
                 shown = [", ".join(node.path for node in nodes) for nodes in (mine, other)]
                 self.ambiguous.append(f"{shown[0]} (PyTorch) and {shown[1]} (nnx) have the same shapes, and {why}")
         return found
+
+
+def _by_offset(ours: list[Node], theirs: list[Node]) -> list[tuple[Node, Node]]:
+    """Those of one name but for its number, in the order of the numbers, where each side counts in its own way.
+
+    fc1, fc2, fc3 are fc0, fc1, fc2: by their names fc1 would be fc1, and fc3 what is left, fc0.
+    """
+    found = []
+    sides = [_counted(nodes) for nodes in (ours, theirs)]
+    for stem, mine in sides[0].items():
+        other = sides[1].get(stem, {})
+        numbers = sorted(mine), sorted(other)
+        if len(mine) > 1 and len(mine) == len(other) and numbers[0] != numbers[1]:
+            pairs = [(mine[a], other[b]) for a, b in zip(*numbers, strict=True)]
+            if all(a.signature == b.signature for a, b in pairs):
+                found += pairs
+    return found
+
+
+def _counted(nodes: list[Node]) -> dict[str, dict[int, Node]]:
+    """Parts whose names end in a number, or in none where others' do: name without it → number → part."""
+    groups: dict[str, dict[int, Node]] = defaultdict(dict)
+    for node in _numbered(nodes):
+        stem, number = re.fullmatch(r"(.*?)_?(\d*)", node.key, re.DOTALL).groups()  # type: ignore[union-attr]
+        if stem:  # a mere index is the business of `_indices`
+            groups[stem][int(number or -1)] = node
+    return groups
 
 
 def _by_name(ours: list[Node], theirs: list[Node], same_shapes: bool = False) -> list[tuple[Node, Node]]:

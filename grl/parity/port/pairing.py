@@ -124,7 +124,8 @@ def pair(torch_model: Any, nnx_model: Any, names: Mapping[str, str] | None = Non
     """Find out what corresponds to what in two models.
 
     First by name, from the outside in, where both sides know the name and the kind is the same (`layers.0` of an
-    `nnx.Sequential` is `0` of an `nn.Sequential`). What is left in two modules that correspond is paired by structure:
+    `nnx.Sequential` is `0` of an `nn.Sequential`); names that differ in their last number alone go by the order of the
+    numbers (`fc1`, `fc2` are `fc0`, `fc1`). What is left in two modules that correspond is paired by structure:
     same kind, same shapes, in the same order, if there are equally many. Nothing is guessed: where numbers differ, or
     where the names speak for another order, all candidates are left over, and are named. So they are in an nnx model
     that comes from `nnx.merge`, `clone` or `eval_shape`, which sort attributes by name, unless these have numbers.

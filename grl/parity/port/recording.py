@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-__all__ = ["LOSS", "OUTPUT", "Array", "Key", "Recording"]
+__all__ = ["LOSS", "OUTPUT", "Array", "Dropout", "Key", "Recording"]
 
 Array = NDArray[Any]
 
@@ -16,6 +16,20 @@ Key = tuple[str, int]
 
 OUTPUT: Key = ("output", -1)
 LOSS: Key = ("loss", -1)
+
+
+class Dropout(NamedTuple):
+    """A dropout that was active.
+
+    Args:
+        rate: with which a number becomes 0.
+        shape: of what it was applied to; () within an attention or a recurrent layer.
+        whole: whether it drops channels, and not single numbers.
+    """
+
+    rate: float
+    shape: tuple[int, ...] = ()
+    whole: bool = False
 
 
 @dataclass
@@ -29,7 +43,7 @@ class Recording:
         gradients: by parameter.
         statistics: by running statistic, after the pass.
         updates: by parameter: what the optimiser's step added to it.
-        dropouts: the rates of the dropouts that were active, in the order of their calls.
+        dropouts: those that were active, in the order of their calls.
         narrow: whether a run in float64 computes something in a narrower format all the same.
         reversals: how many layers with a backward rule of their own the gradient went through.
     """
@@ -39,7 +53,7 @@ class Recording:
     gradients: dict[str, Array] = field(default_factory=dict)
     statistics: dict[str, Array] = field(default_factory=dict)
     updates: dict[str, Array] = field(default_factory=dict)
-    dropouts: list[float] = field(default_factory=list)
+    dropouts: list[Dropout] = field(default_factory=list)
     reversals: int = 0
     narrow: bool = False
 

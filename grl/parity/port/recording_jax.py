@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from grl.parity.port.calls_jax import count_reversals, floats, recording
-from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
+from grl.parity.port.recording import LOSS, OUTPUT, Array, Dropout, Key, Recording
 from grl.parity.port.widening import doubled, in_float64, narrows, widen
 
 __all__ = ["JaxModel", "to_arrays"]
@@ -28,7 +28,7 @@ class JaxModel:
         double: whether to compute in float64; the model's own precision otherwise.
         train: the mode; None: that of the model.
         watched: the names of the layers to record.
-        optimizer: an optax transformation, or an `nnx.Optimizer` that holds one.
+        optimizer: an optax transformation, or an `nnx.Optimizer` that holds one, whose `wrt` says what is trained.
         without_dropout: whether dropout is off in any case.
     """
 
@@ -47,6 +47,7 @@ class JaxModel:
         self.double = double
         self.watched = watched
         self.optimizer = getattr(optimizer, "tx", optimizer)
+        self.trained = getattr(optimizer, "wrt", nnx.Param)
         self.without_dropout = without_dropout
         self._programs: dict[str, Any] = {}
         self._slots: Any = None
@@ -56,7 +57,7 @@ class JaxModel:
         with self._precision():
             if double:
                 widen(model)
-            split: Any = nnx.split(model, nnx.Param, ...)
+            split: Any = nnx.split(model, self.trained, ...)
             graph, parameters, rest = split
             self.graph: Any = graph
             self.parameters: Any = doubled(parameters) if double else parameters
@@ -78,7 +79,7 @@ class JaxModel:
             value = self.loss(output)
             traced.activations[LOSS] = [value]
             keys[:], seen.dropouts = traced.activations, traced.dropouts
-            statistics = nnx.state(model, lambda _, variable: not isinstance(variable, nnx.Param))
+            statistics = self._rest_of(model)
             return value, (list(traced.activations.values()), statistics)
 
         def step(parameters: Any, rest: Any, inputs: Any) -> Any:
@@ -100,7 +101,8 @@ class JaxModel:
             seen.activations = {
                 key: [np.asarray(array) for array in arrays] for key, arrays in zip(keys, activations, strict=True)
             }
-            seen.gradients = named(gradients)
+            # Of a complex number JAX gives ∂/∂x − i·∂/∂y, PyTorch the conjugate, along which a loss rises.
+            seen.gradients = {name: array.conj() for name, array in named(gradients).items()}
             seen.statistics = {name: array for name, array in named(statistics).items() if array.dtype.kind == "f"}
             seen.updates = {} if updates is None else named(updates)
         return seen
@@ -122,7 +124,7 @@ class JaxModel:
                 with recording(model, [], Recording(), self.without_dropout):
                     output = model(*rebuild(arrays))
                 value = loss(output) if targets is None else loss(output, targets)
-                return value, nnx.state(model, lambda _, variable: not isinstance(variable, nnx.Param))
+                return value, self._rest_of(model)
 
             (value, rest), gradients = jax.value_and_grad(forward, has_aux=True)(parameters)
             updates, optimizer = self.optimizer.update(gradients, optimizer, parameters)
@@ -143,9 +145,11 @@ class JaxModel:
         return float(value)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return parameters and running statistics as they are now."""
-        statistics = {name: array for name, array in named(self.rest).items() if array.dtype.kind == "f"}
-        return named(self.parameters), statistics
+        """Return parameters, those that are not trained too, and running statistics as they are now."""
+        fixed = named(nnx.filter_state(self.rest, nnx.Param))
+        rest = named(self.rest)
+        statistics = {name: array for name, array in rest.items() if array.dtype.kind == "f" and name not in fixed}
+        return named(self.parameters) | fixed, statistics
 
     def accepts(self) -> bool:
         """Whether the model takes its inputs, as far as their shapes go."""
@@ -155,8 +159,8 @@ class JaxModel:
             return False
         return True
 
-    def dropouts(self) -> list[float]:
-        """Return the rates of the dropouts that are active, in the order of their calls."""
+    def dropouts(self) -> list[Dropout]:
+        """Return the dropouts that are active, in the order of their calls."""
         return self._trace()[0].dropouts
 
     def reversals(self) -> int:
@@ -173,6 +177,10 @@ class JaxModel:
 
         with self._precision():
             return seen, jax.make_jaxpr(forward)(self.parameters, self.rest, self.inputs)
+
+    def _rest_of(self, model: nnx.Module) -> Any:
+        """The state of all that is not trained."""
+        return nnx.split(model, self.trained, ...)[2]  # type: ignore[misc]
 
     def _precision(self) -> Any:
         return in_float64() if self.double else nullcontext()

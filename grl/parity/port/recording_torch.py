@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_map
 
 from grl.parity.port.calls_torch import ReachedError, count_reversals, entered, floats, recording, to_numpy
 from grl.parity.port.functions_torch import Call, Change, Functions
-from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
+from grl.parity.port.recording import LOSS, OUTPUT, Array, Dropout, Key, Recording
 from grl.parity.torch_gradients import undone
 
 __all__ = ["TorchModel", "to_tensors"]
@@ -58,6 +59,9 @@ class TorchModel:
         self.optimizer, self.scheduler = _parts(made)
         if double:
             self.model.double()
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                if tensor.is_complex():  # which `double` leaves as they are
+                    tensor.data = tensor.data.to(torch.complex128)
             for state in self.optimizer.state.values() if self.optimizer is not None else ():
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
@@ -91,10 +95,10 @@ class TorchModel:
                 seen.updates = self._step(parameters, found)
         return seen
 
-    def dropouts(self) -> list[float]:
-        """Return the rates of the dropouts that are active, in the order of their calls."""
+    def dropouts(self) -> list[Dropout]:
+        """Return the dropouts that are active, in the order of their calls."""
         with undone(self.model), self._functions(None) as functions, torch.no_grad():
-            self.model(*self.inputs)
+            self.model(*_copied(self.inputs))
         return functions.dropouts
 
     def activation(self, key: Key, changes: Mapping[int, Change] | None = None) -> list[Array]:
@@ -113,7 +117,7 @@ class TorchModel:
     def statistics(self, changes: Mapping[int, Change] | None = None) -> dict[str, Array]:
         """Return the running statistics after a forward pass in which functions are changed."""
         with undone(self.model), self._functions(changes), torch.no_grad():
-            self.model(*self.inputs)
+            self.model(*_copied(self.inputs))
             return {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
 
     def calls(self, until: Key | None = None) -> list[tuple[Call, int]]:
@@ -164,7 +168,7 @@ class TorchModel:
 
         parameters = [dict(self.model.named_parameters())[name] for name in wanted]
         with undone(self.model), self._functions({i: watch(i) for i in indices}), torch.enable_grad():
-            value = self.loss(self.model(*self.inputs))
+            value = self.loss(self.model(*_copied(self.inputs)))
             for index in indices:
                 scaled[:] = [index]
                 found = _differentiated(value, parameters)
@@ -198,7 +202,7 @@ class TorchModel:
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
     def _forward(self, seen: Recording) -> Tensor:
-        output = self.model(*self.inputs)
+        output = self.model(*_copied(self.inputs))
         seen.activations[OUTPUT] = floats(output)
         value = self.loss(output)
         seen.activations[LOSS] = floats(value)
@@ -219,23 +223,32 @@ class TorchModel:
         self.optimizer.load_state_dict(optimizer)
         return updates
 
-    def train(self, inputs: Sequence[Any], loss: Callable[[Any], Tensor]) -> float:
-        """Take a step of training, which the model keeps; return the loss before it."""
+    def train(self, inputs: Sequence[Any], loss: Callable[[Any], Tensor], seed: int) -> float:
+        """Take a step of training, which the model keeps; return the loss before it.
+
+        Args:
+            inputs: the model's arguments.
+            loss: a function of the output.
+            seed: of PyTorch's random numbers in this step, whose state outside stays as it is.
+        """
         assert self.optimizer is not None
         self.optimizer.zero_grad()
-        with self._functions(None), torch.enable_grad():
-            value = loss(self.model(*inputs))
+        devices = {p.device.index or 0 for p in self.model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=sorted(devices)), self._functions(None), torch.enable_grad():
+            torch.manual_seed(seed)
+            value = loss(self.model(*_copied(inputs)))
         value.backward()
         self.optimizer.step()
         if self.scheduler is not None:
+            watched = (value.detach(),) if isinstance(self.scheduler, ReduceLROnPlateau) else ()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it takes the copy of its optimiser for another one
-                self.scheduler.step()
+                self.scheduler.step(*watched)
         return float(value.detach())
 
     def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return parameters and running statistics as they are now."""
-        parameters = {name: to_numpy(p, copied=True) for name, p in self.model.named_parameters() if p.requires_grad}
+        """Return parameters, frozen ones too, and running statistics as they are now."""
+        parameters = {name: to_numpy(p, copied=True) for name, p in self.model.named_parameters()}
         statistics = {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
         return parameters, statistics
 
@@ -246,9 +259,14 @@ class TorchModel:
         note: Callable[[Call], None] | None = None,
         inside: list[str] | None = None,
     ) -> Iterator[Functions]:
-        double = self.dtype == torch.float64
-        with Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
-            yield functions
+        double, usual = self.dtype == torch.float64, torch.get_default_dtype()
+        try:
+            if double:
+                torch.set_default_dtype(torch.float64)  # of the constants that a forward pass makes
+            with Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
+                yield functions
+        finally:
+            torch.set_default_dtype(usual)
 
 
 def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
@@ -270,6 +288,12 @@ def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = No
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     return tree_map(convert, values)
+
+
+def _copied(inputs: Sequence[Any]) -> Any:
+    """A run's own tensors, which a model may change in place, by calls that are not to be counted as the model's."""
+    with torch._C.DisableTorchFunction():
+        return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, tuple(inputs))
 
 
 def _parts(made: Any) -> tuple[Any, Any]:

@@ -53,6 +53,7 @@ class Divergence:
         difference: the largest absolute difference, in float64.
         causes: likeliest first; empty if no experiment explains the difference.
         in_update: whether it is the optimiser's step that differs, and not the gradient itself.
+        in_range: whether the two are the same in float64, but one side alone is finite in the models' own precision.
     """
 
     where: str
@@ -60,13 +61,18 @@ class Divergence:
     difference: float
     causes: tuple[Cause, ...]
     in_update: bool = False
+    in_range: bool = False
 
     def __str__(self) -> str:
         what = {"activation": "the activation", "gradient": "the gradient", "statistic": "the statistic"}[self.kind]
         if self.in_update:
             what = "the optimiser's step"
         why = " ".join(cause.sentence for cause in self.causes) or "No experiment explains it."
-        size = "the shapes differ" if math.isinf(self.difference) else f"by {self.difference:.3g} in float64"
+        size = f"by {self.difference:.3g} in float64"
+        if math.isinf(self.difference):
+            size = "in its shape, or in what of it is infinite or NaN"
+        elif self.in_range:
+            return f"{what} differs first at {self.where}: in the models' own precision one side alone is finite."
         return f"{what} differs first at {self.where}, {size}. {why}"
 
 
@@ -81,6 +87,7 @@ class ParityReport:
         notes: what was taken for granted: the layout of images, dropouts that were switched off.
         unmatched_torch: names of PyTorch's parameters and statistics without a counterpart.
         unmatched_nnx: the same of nnx.
+        frozen: names of PyTorch's parameters that take a gradient on one side alone.
     """
 
     rows: tuple[Row, ...]
@@ -88,6 +95,7 @@ class ParityReport:
     notes: tuple[str, ...]
     unmatched_torch: tuple[str, ...]
     unmatched_nnx: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -96,8 +104,20 @@ class ParityReport:
 
     def __str__(self) -> str:
         if self.first_divergence is not None:
-            return str(self.first_divergence)
-        return f"no divergence: {len(self.rows)} arrays differ by no more than rounding."
+            return " ".join(filter(None, (str(self.first_divergence), self.uncompared)))
+        words = f"no divergence: {len(self.rows)} arrays differ by no more than rounding."
+        return " ".join(filter(None, (words, self.uncompared)))
+
+    @property
+    def uncompared(self) -> str:
+        """What was not compared, in words; "" if everything was."""
+        reasons = (
+            (self.unmatched_torch, "of the PyTorch model without a counterpart"),
+            (self.unmatched_nnx, "of the nnx model without a counterpart"),
+            (self.frozen, "with a gradient on one side alone"),
+        )
+        parts = [f"{', '.join(names)} ({why})" for names, why in reasons if names]
+        return f"Not compared: {'; '.join(parts)}." if parts else ""
 
     def show(self) -> None:
         """Print a table of all arrays and the sentence; needs rich."""

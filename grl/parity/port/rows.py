@@ -111,12 +111,15 @@ def _row(
         channels: as for `alignment`.
     """
     align = alignment(b, a, channels)
+    wide = np.result_type(a32, np.float64)
     b, b32 = align(b), align(b32)
     scale = max(size(a), size(b))
     whole = max(scale, size(a32), size(b32))
-    rounding = max(distance(a32.astype(np.float64), a), distance(b32.astype(np.float64), b))
+    rounding = max(distance(a32.astype(wide), a), distance(b32.astype(wide), b))
     real, seen = distance(a, b), distance(a32, b32)
-    alike = a32.shape == b32.shape and a32.dtype == b32.dtype and a32.size
+    alike = a32.shape == b32.shape and a32.dtype == b32.dtype and a32.size and a32.dtype.kind == "f"
+    # No rounding makes a number infinite or NaN on one side alone.
+    finite = a32.shape != b32.shape or bool((np.isfinite(a32) == np.isfinite(b32)).all())
     return Row(
         kind=kind,
         key=key,
@@ -127,5 +130,5 @@ def _row(
         rounding=rounding,
         scale=whole,
         real=real,
-        agrees=real <= TOLERANCE * scale + granted(rounding, run) + floor,
+        agrees=finite and real <= TOLERANCE * scale + granted(rounding, run) + floor,
     )

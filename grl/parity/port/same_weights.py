@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from grl.parity.port.flatten import to_channels_first
+from grl.parity.port.flatten import BY_FEATURE, to_channels_first
+from grl.parity.port.layouts import in_nnx_layout, inputs_of
 from grl.parity.port.pairing import Pairing
 from grl.parity.port.recording import Array
 from grl.parity.port.tree import half_of
@@ -25,11 +26,15 @@ class Weights:
         rounded: the same where the numbers are PyTorch's, but in another form: rounded to a narrower dtype, or two
             biases added up.
         flattened: nnx's name of a layer whose inputs are in the order (H, W, C) → C.
+        constant: nnx's name of each layer that is the same in any order of its inputs → how many those are.
+        sizes: the same of each layer in `flattened`.
     """
 
     differing: Mapping[str, Array]
     rounded: Mapping[str, Array]
-    flattened: Mapping[str, int]
+    flattened: dict[str, int]
+    constant: Mapping[str, int]
+    sizes: Mapping[str, int]
 
     def of(self, layer: str) -> dict[str, Array]:
         """Those of one layer, or all of them if it is none."""
@@ -49,32 +54,57 @@ def differing_weights(torch_model: Any, nnx_model: Any, pairing: Pairing) -> Wei
     )
     carried = pairing.to_torch(theirs)
     flattened: dict[str, int] = {}
+    constant: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     differing: dict[str, Array] = {}
     rounded: dict[str, Array] = {}
     for one in (*pairing.pairs, *pairing.parameters):
         start = f"{one.torch_name}." if one.torch_name else ""
         mine = {n: a for n, a in carried.items() if n == one.torch_name or n.startswith(start)}
+        other = {n: a for n, a in mine.items() if n in ours and not np.array_equal(a, ours[n])}
         same = _same_for_nnx(one, mine, ours, theirs)
-        for name, array in mine.items():
-            if name not in ours or np.array_equal(array, ours[name]):
+        channels = 0 if same else next(filter(None, (_channels(ours[n], a) for n, a in other.items())), 0)
+        if channels:
+            flattened[one.nnx_name] = channels
+            sizes[one.nnx_name] = next(a.shape[-1] for n, a in other.items() if _channels(ours[n], a))
+            same = _same_for_nnx(one, mine, ours, theirs, channels)
+        elif inputs := _constant(one, mine):
+            constant[one.nnx_name] = inputs
+        for name, array in other.items():
+            if channels and _channels(ours[name], array):
                 continue
-            channels = 0 if same else _channels(ours[name], array)
             if same or _same(array, ours[name]):
                 rounded[name] = array
-            elif channels:
-                flattened[one.nnx_name] = channels
             else:
                 differing[name] = array
-    return Weights(differing, rounded, flattened)
+    return Weights(differing, rounded, flattened, constant, sizes)
 
 
-def _same_for_nnx(one: Any, mine: Mapping[str, Array], ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> bool:
+def _constant(one: Any, mine: Mapping[str, Array]) -> int:
+    """The number of a layer's inputs if none of its weights tells one from another; else 0."""
+    if one.rule is None or one.rule.kind not in BY_FEATURE:
+        return 0
+    own = {name.rpartition(".")[2]: array for name, array in mine.items()}
+    of_inputs = [own[name] for name in inputs_of(one.rule, own)]
+    sizes = {array.shape[-1] for array in of_inputs if array.ndim}
+    told = any((array != array[..., :1]).any() for array in of_inputs if array.ndim)
+    return 0 if told or len(sizes) != 1 else sizes.pop()
+
+
+def _same_for_nnx(
+    one: Any,
+    mine: Mapping[str, Array],
+    ours: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    channels: int | None = None,
+) -> bool:
     """Whether nnx's arrays are those that PyTorch's become: two biases of PyTorch's may be one of nnx's."""
     if one.rule is None:
         return False
     start = f"{one.torch_name}." if one.torch_name else ""
     try:
-        made = one.rule.to_nnx({n.removeprefix(start): ours[n] for n in mine if n in ours}, one.nnx_module)
+        arrays = {n.removeprefix(start): ours[n] for n in mine if n in ours}
+        made = in_nnx_layout(one.rule, one.nnx_module, arrays, channels)
     except ValueError:
         return False
     prefix = f"{one.nnx_name}." if one.nnx_name else ""

@@ -47,10 +47,12 @@ def compare_training(
     Args:
         torch_model: an `nn.Module`.
         nnx_model: an `nnx.Module`; `copy_weights` has carried the weights across.
-        batches: each (inputs, targets), or inputs alone; inputs are an array, or a tuple of all arguments.
+        batches: each (inputs, targets), a tuple or the list that a DataLoader makes, or inputs alone; inputs are an
+            array, or a tuple of all arguments.
         loss: (PyTorch's, JAX's), each a function of (output, targets), or of the output; one function for both.
         optimizers: (PyTorch's, optax's). PyTorch's is a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of
-            both, or a function of parameters that makes any of these; a scheduler steps once a batch.
+            both, or a function of parameters that makes any of these; a scheduler steps once a batch
+            (`ReduceLROnPlateau` is given its loss).
         steps: how many; the batches start again where there are fewer. None: as many as there are batches.
         layout: of images, as for `compare`.
         train: the mode of both; None: the one that each is in.
@@ -69,7 +71,9 @@ def compare_training(
         `compare_training(torch_model, nnx_model, batches, loss=(torch_loss, jax_loss),
         optimizers=(torch.optim.Adam(torch_model.parameters(), 1e-3), optax.adam(1e-3)), steps=100).show()`
     """
-    batches = [batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None) for batch in batches]
+    batches = [
+        tuple(batch) if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None) for batch in batches
+    ]
     if not batches:
         raise ValueError("batches: got none; accepted is a sequence of (inputs, targets).")
     steps = len(batches) if steps is None else steps
@@ -116,14 +120,16 @@ class _Laboratory:
         inputs, targets = self.batches[step % len(self.batches)]
         feed, targets = Feed.of(inputs, self.models[0], self.how["layout"]), to_numpy(targets)
         values = {
-            **{("torch", double): self._torch_step(self.torch[double], feed, targets) for double in (False, True)},
+            **{
+                ("torch", double): self._torch_step(self.torch[double], feed, targets, step) for double in (False, True)
+            },
             **{
                 ("jax", double): self.jax[double].train(
                     feed.nnx_alike if self.twins.alike else feed.nnx, targets, self.their_loss
                 )
                 for double in (False, True)
             },
-            ("moved", True): self._torch_step(self.moved, feed, targets),
+            ("moved", True): self._torch_step(self.moved, feed, targets, step),
         }
         for name, key in zip(
             self.losses, [("torch", False), ("jax", False), ("torch", True), ("jax", True)], strict=True
@@ -138,9 +144,10 @@ class _Laboratory:
             found = {key: {"loss": np.array(values[key])} if name == "losses" else states[key][i - 1] for key in values}
             self._measure(name, found)
 
-    def _torch_step(self, model: TorchModel, feed: Feed, targets: Any) -> float:
+    def _torch_step(self, model: TorchModel, feed: Feed, targets: Any, step: int) -> float:
+        """A step with the same dropout masks in each of PyTorch's trainings: only an ULP may part them."""
         loss, _ = losses(self.loss, targets)
-        return model.train(to_tensors(feed.torch, model.dtype), loss(model.dtype))
+        return model.train(to_tensors(feed.torch, model.dtype), loss(model.dtype), seed=step)
 
     def _measure(self, name: str, found: Mapping[tuple[str, bool], Mapping[str, Array]]) -> None:
         gaps = self.gaps[name]
@@ -171,7 +178,7 @@ class _Laboratory:
         before = self.twins.torch(True)
         for i in range(step - 1):
             data = self.batches[i % len(self.batches)]
-            self._torch_step(before, Feed.of(data[0], self.models[0], self.how["layout"]), to_numpy(data[1]))
+            self._torch_step(before, Feed.of(data[0], self.models[0], self.how["layout"]), to_numpy(data[1]), i)
         fresh = self.twins.torch(False)  # with the optimiser as it was: its first step is the one that is known
         fresh.model.load_state_dict(before.model.state_dict())
         optimizers = fresh.optimizer, self.optimizers[1]
@@ -185,9 +192,9 @@ class _Laboratory:
         if report.first_divergence is None:
             return (), (
                 f"In step {step} itself activations, gradients and a fresh optimiser's step agree: look at what the "
-                "optimisers keep from step to step, and at their schedules."
+                f"optimisers keep from step to step, and at their schedules. {report.uncompared}".rstrip()
             )
-        return report.first_divergence.causes, f"In step {step} {report.first_divergence}"
+        return report.first_divergence.causes, f"In step {step} {report}"
 
     def _nnx_model(self, ours: TorchModel) -> Any:
         """A copy of the nnx model with the weights of a PyTorch model."""

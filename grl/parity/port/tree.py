@@ -135,16 +135,24 @@ class Node:
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the order of definition is lost, and its parts are in alphabetical order."""
-        layers = [leaf.value for leaf in self.leaves() if leaf.side == "nnx" and leaf.rule is not None]
-        return any(
-            not half_of("nnx").keeps_order(layer) for layer in layers if type(layer).__module__.startswith("flax.")
-        )
+        if self.side != "nnx":
+            return False
+        kept = [half_of("nnx").keeps_order(node.value) for node in self.below() if _is_of_flax(node.value)]
+        if any(found is not None for found in kept):
+            return False in kept
+        # No layer of Flax's tells; then it is lost if no module of one's own tells otherwise.
+        own = [half_of("nnx").keeps_order(node.value, few=2) for node in self.below()]
+        return True not in own and False in own
 
     def below(self) -> Iterator[Node]:
         """Yield itself and all below it."""
         yield self
         for child in self.children:
             yield from child.below()
+
+
+def _is_of_flax(value: Any) -> bool:
+    return type(value).__module__.startswith("flax.")
 
 
 def grown(model: Any, argument: str = "model") -> Node:

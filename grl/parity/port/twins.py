@@ -11,7 +11,7 @@ import numpy as np
 from grl.parity.port.feeding import Feed, losses
 from grl.parity.port.flatten import find_flattened
 from grl.parity.port.pairing import pair
-from grl.parity.port.recording import LOSS, OUTPUT, Array, Key
+from grl.parity.port.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.parity.port.recording_jax import JaxModel
 from grl.parity.port.recording_torch import TorchModel
 from grl.parity.port.same_weights import differing_weights
@@ -44,6 +44,8 @@ class Twins:
         self.pairing = pair(torch_model, nnx_model, names)
         self.weights = differing_weights(torch_model, nnx_model, self.pairing)
         self.their_names = {one.torch_name: one.nnx_name for one in self.pairing.pairs}
+        self._learn_orders(torch_model, nnx_model)
+        self._first_names = _first_names(torch_model)
         self.layers = {one.torch_name: one.nnx_module for one in self.pairing.pairs}
         self.channels = frozenset((*self.weights.flattened.values(), *self._channels_of_others(nnx_model)))
         self.feed = Feed.of(inputs, torch_model, layout)
@@ -97,7 +99,36 @@ class Twins:
 
     def in_torch(self, arrays: Mapping[str, Array], gradients: bool = False) -> dict[str, Array]:
         """Return the nnx model's arrays by PyTorch's names and in its layouts."""
-        return self.pairing.to_torch(dict(arrays), self.weights.flattened, gradients=gradients)
+        found = self.pairing.to_torch(dict(arrays), self.weights.flattened, gradients=gradients)
+        for name, first in self._first_names.items():
+            if name in found:  # the frameworks may keep different names for a module that is used twice
+                found.setdefault(first, found[name])
+        return found
+
+    def frozen(self, ours: Recording, theirs: Mapping[str, Array]) -> tuple[str, ...]:
+        """Return the names of PyTorch's parameters, of those with a counterpart, that one side alone trains.
+
+        Args:
+            ours: a run of PyTorch's model.
+            theirs: the nnx model's gradients, by PyTorch's names.
+        """
+        names = [name for name, _ in self._models[0].named_parameters() if name not in self.pairing.unmatched_torch]
+        unlike = [n for n in names if "bias_hh" not in n and (n in ours.parameters) != (n in theirs)]
+        return tuple(unlike)
+
+    def _learn_orders(self, torch_model: Any, nnx_model: Any) -> None:
+        """Find out by experiment what constant weights do not tell: whether their inputs are a flattened map's."""
+        maps = {one.nnx_module.out_features for one in self.pairing.pairs if hasattr(one.nnx_module, "kernel_size")}
+        flattened = self.weights.flattened
+        constant = {name: size for name, size in self.weights.constant.items() if size not in maps}  # not a map's norm
+        if not maps or not constant:
+            return
+        try:
+            found = find_flattened(nnx_model, None, self.their_names, torch_model)
+        except PortError:  # then as the other layers of as many inputs
+            like = {self.weights.sizes[name]: channels for name, channels in flattened.items()}
+            found = {name: like[size] for name, size in constant.items() if size in like}
+        flattened.update({name: channels for name, channels in found.items() if name in constant})
 
     def _channels_of_others(self, nnx_model: Any) -> Iterable[int]:
         """Those of maps that the nnx model flattens before weights that are not PyTorch's, and so tell of no order."""
@@ -120,8 +151,22 @@ class Twins:
 
     def _both_drop(self) -> bool:
         self.silent = False
-        rates = self.torch(False).dropouts()
-        if not rates or rates != self.nnx(False).dropouts():
+        ours, theirs = self.torch(False).dropouts(), self.nnx(False).dropouts()
+        rates = [dropout.rate for dropout in ours]
+        if not rates or rates != [dropout.rate for dropout in theirs]:
             return False
         self.notes.append(f"dropout (rates {', '.join(f'{rate:g}' for rate in rates)}) is off on both sides")
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
+            if a.shape and b.shape and sorted(a.shape) != sorted(b.shape):
+                self.notes.append(f"dropout {number} is of an array {a.shape} in PyTorch and {b.shape} in nnx")
+            if a.whole != b.whole:
+                kinds = {True: "whole channels", False: "single numbers"}
+                self.notes.append(f"dropout {number} drops {kinds[a.whole]} in PyTorch and {kinds[b.whole]} in nnx")
         return True
+
+
+def _first_names(model: Any) -> dict[str, str]:
+    """Other names of a parameter that is there twice → the one that PyTorch keeps."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: kept for name, p in named if (kept := first.setdefault(id(p), name)) != name}

@@ -55,8 +55,9 @@ def doubled(tree: Any) -> Any:
     """Return a pytree with its floating-point arrays in float64."""
 
     def double(leaf: Any) -> Any:
-        is_float = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf.astype(np.float64) if is_float else leaf
+        if not isinstance(leaf, jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return leaf.astype(np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else np.complex128)
 
     return jax.tree.map(double, tree)
 

@@ -19,7 +19,7 @@ _GENERAL = {
     "gelu_approximation": "GELU is computed by erf on one side (PyTorch's default) and by tanh on the other (JAX's)",
     "align_corners": "The interpolation aligns corners on one side and not on the other",
     "pool_padding_count": "The average pooling counts the padding on one side and not on the other",
-    "dropout_active": "A dropout is active on one side",
+    "dropout_active": "A dropout is active on one side, or at another rate on the other",
     "train_eval_mode": "Batch norm uses the batch's statistics on one side and the running ones on the other",
     "reversal_missing": "The gradient is reversed on one side and passed on as it is on the other",
     "reversal_doubled": "The gradient is reversed twice on one side",

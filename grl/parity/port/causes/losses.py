@@ -37,8 +37,10 @@ def label_smoothing(evidence: Evidence) -> str | None:
         if ends[0] == ends[1]:
             return
         found = 0.5 * (float(evidence.theirs[0]) - ends[0]) / (ends[1] - ends[0])
-        if -1e-9 <= found < 1:
-            found = float(np.round(found, 9))
+        # One equation for one number always has a solution: what was meant is told by its few digits.
+        rounded = float(np.round(found, 3))
+        if 0 <= rounded < 1 and abs(found - rounded) < 1e-6:
+            found = rounded
             yield f"with {found:g} PyTorch's is the other one", with_arguments("cross_entropy", label_smoothing=found)
 
     return evidence.try_out(("cross_entropy",), variants)

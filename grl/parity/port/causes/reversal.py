@@ -57,7 +57,10 @@ def explain_gradients(evidence: GradientEvidence) -> list[Cause]:
         if rest <= 100 * TOLERANCE * np.abs(theirs).max():
             found.append((factor, index))
             break
-    return [_named(found[0][0], evidence)] if found else []
+    is_reversed = max(evidence.ours.reversals, evidence.theirs.reversals) > 0
+    if not found or (not is_reversed and found[0][0] >= -TOLERANCE):
+        return []  # a gradient that is cut or scaled where nothing reverses it is no λ
+    return [_named(found[0][0], evidence)]
 
 
 def _named(factor: float, evidence: GradientEvidence) -> Cause:
