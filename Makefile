@@ -10,12 +10,12 @@ demo: install  ## source-only and DANN on real images, in both frameworks, side 
 	$(BIN)/grl demo
 
 test: install  ## everything but the deep runs; what measures time runs alone, afterwards
-	$(PYTEST) -n auto -m "not slow_timing"
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m "not slow_timing"
 	$(PYTEST) -m slow_timing
 
 test-deep: install  ## at least 100,000 examples of the properties, then every slow case of all else; hours
-	HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/test_same_bits.py
-	GRL_DEEP=1 $(PYTEST) -n auto -m "not slow_timing" --timeout 7200
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/test_same_bits.py
+	OMP_NUM_THREADS=1 GRL_DEEP=1 $(PYTEST) -n auto -m "not slow_timing" --timeout 7200
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

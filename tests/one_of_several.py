@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -39,3 +40,5 @@ if __name__ == "__main__":
             name = f"{number}-{processes.index}"
             np.savez(out / f"{name}.npz", losses=np.array(losses, np.float64), **result.weights)
             (out / f"{name}.json").write_text(json.dumps(result.metrics | {"held": shares[-1]}))
+    if processes.count > 1:
+        os._exit(0)  # as `grl train` ends: Python's own end aborts now and then in PyTorch 2.13

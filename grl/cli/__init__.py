@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 1 if a check found something wrong, or another process of the run is lost; 2 for bad use, or
         a file that cannot be written, after one sentence on stderr; 3 if a loss was not finite; 130 after Ctrl-C; 143
-        after SIGTERM, once the run is saved. A process of several ends here unless all is well.
+        after SIGTERM, once the run is saved. A process of several ends here.
     """
     try:
         status = _guard(arguments)
@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         traceback.print_exception(error)
         status = 1
-    if status and _place()[1] > 1:
-        # Not by Python's own end: the frameworks would wait in it for processes that are gone, or wait for this one.
+    if _place()[1] > 1:
+        # Not by Python's own end: there the frameworks would wait for processes that are gone, or for this one, and
+        # PyTorch's may abort a process that has done all (2.13: "terminate called without an active exception").
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
