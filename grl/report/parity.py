@@ -49,7 +49,7 @@ def _name(row: Row) -> str:
 
 def _numbers(row: Row) -> list[str]:
     numbers = (row.absolute, row.relative, row.ulp, row.rounding, row.real)
-    return ["shapes" if math.isinf(n) else "–" if math.isnan(n) else f"{n:.2g}" for n in numbers]
+    return ["–" if math.isnan(n) else f"{n:.2g}" for n in numbers]  # inf: of another shape, or not finite
 
 
 def draw_parity(report: ParityReport, path: str | PathLike[str]) -> None:
