@@ -25,7 +25,7 @@ _COMMON = {
 }
 hypothesis.settings.register_profile("quick", max_examples=10, **_COMMON)
 hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **_COMMON)
-hypothesis.settings.register_profile("deep", max_examples=1500, **_COMMON)
+hypothesis.settings.register_profile("deep", max_examples=2000, **_COMMON)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

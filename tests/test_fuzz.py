@@ -401,7 +401,7 @@ def run_in(desk: Path, words: list[str], before: dict[str, bytes]) -> int:
     files = [Path(name) for name, content in left.items() if content]
     assert {file.name for file in files} in LEFT[status], f"status {status} and left {list(left)}"
     assert files or not left, f"status {status} and left {list(left)}"
-    for file in files:
+    for file in filter(Path.is_file, map(Path, left)):  # one without a record is there and empty
         file.unlink()
     for folder in sorted(left, key=len, reverse=True):
         if Path(folder).is_dir():
