@@ -475,6 +475,7 @@ REFUSALS = {
     "train --optimizer lion": "--optimizer: got 'lion'; accepted is 'adam' or 'sgd'",
     "train --dtype float16": "--dtype: got 'float16'; accepted is 'float32' or 'float64'",
     "train --steps 0": "--steps: got 0; accepted is an integer from 1",
+    "train --steps 9999999999999999999": "--steps: got 9999999999999999999; accepted is an integer from 1 to 1000",
     "train --steps many": "--steps: got 'many'; accepted is an integer",
     "train --batch-size 0": "--batch-size: got 0; accepted is an integer from 1",
     "train --batch-size 99999999999": "--batch-size: got 99999999999; accepted is an integer from 1 to 1000000",

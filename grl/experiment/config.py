@@ -17,7 +17,8 @@ __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError", "shown"]
 BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
 
-_LARGEST_BATCH = 1_000_000  # more is a slip of the hand, and its permutations alone would fill the memory
+# More is a slip of the hand; the permutations of a batch alone would fill the memory.
+_LARGEST = {"batch_size": 10**6, **dict.fromkeys(("steps", "timeout", "log_every", "checkpoint_every"), 10**9)}
 _CHOICES = {
     "backend": BACKENDS,
     "method": METHODS,
@@ -157,8 +158,9 @@ class Config:
         for name, least in _SMALLEST.items():
             if self._is_given(name):
                 self._set(name, _integer(name, getattr(self, name), least))
-        if self.batch_size > _LARGEST_BATCH:
-            raise ConfigError(f"batch_size: got {self.batch_size}; accepted is an integer from 1 to {_LARGEST_BATCH}.")
+        for name, most in _LARGEST.items():
+            if self._is_given(name) and getattr(self, name) > most:
+                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; accepted is an integer from 1 to {most}.")
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if self._is_given(name):
                 real = _real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
