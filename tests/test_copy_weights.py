@@ -655,3 +655,31 @@ def test_a_flatten_of_pytorchs_in_another_order_is_not_copied_as_it_is() -> None
 
     with pytest.raises(PortError, match=r"flatten: head .* PyTorch's head has its inputs in neither"):
         copy_weights(Odd(""), Head("first"))
+
+
+class RawConvolution(nn.Module):
+    """A convolution that is no module of PyTorch's, before a Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.fc = nn.Linear(36, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(nn.functional.conv2d(x, self.kernel).flatten(1))
+
+
+class ConvolutionAndLinear(nnx.Module):
+    def __init__(self) -> None:
+        self.conv = nnx.Conv(3, 4, (3, 3), padding="VALID", rngs=nnx.Rngs(0))
+        self.fc = nnx.Linear(36, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return self.fc(self.conv(x).reshape(len(x), -1))
+
+
+def test_a_model_of_pytorch_without_a_convolution_that_is_a_module_flattens_as_usual() -> None:
+    ours, theirs = RawConvolution(), ConvolutionAndLinear()
+    copy_weights(ours, theirs, strict=False)
+    weight = ours.fc.weight.detach().numpy().reshape(2, 4, 9).transpose(2, 1, 0).reshape(36, 2)
+    np.testing.assert_array_equal(theirs.fc.kernel[...], weight)

@@ -31,7 +31,8 @@ def orders_in_torch(model: nn.Module, names: Collection[str], side: int) -> dict
         side: of the square image that it takes, in pixels.
 
     Returns:
-        Name → 0 for (C, H, W), as it is usual; C for (H, W, C); None for neither. Empty if the model does not run.
+        Name → 0 for (C, H, W), as it is usual; C for (H, W, C); None for neither. Empty if the model does not run on
+        one image, or has no convolution that is a module.
     """
     try:
         model = copy.deepcopy(model).eval()
@@ -40,12 +41,14 @@ def orders_in_torch(model: nn.Module, names: Collection[str], side: int) -> dict
                 if tensor.is_floating_point():
                     tensor.fill_(1.0)  # no scale of 0 is to block the way
             return _orders(model, names, side)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+    except (RuntimeError, ValueError, TypeError):
         return {}  # it is not on one square image that it runs, or has no memory yet
 
 
 def _orders(model: nn.Module, names: Collection[str], side: int) -> dict[str, int | None]:
-    first = next(module for module in model.modules() if isinstance(module, _CONVOLUTION))
+    first = next((module for module in model.modules() if isinstance(module, _CONVOLUTION)), None)
+    if first is None:
+        return {}
     image = torch.zeros(5, first.in_channels, *[side] * len(first.kernel_size), dtype=first.weight.dtype)
     image = image.to(first.weight.device)
     maps, replace_at = 0, -1
