@@ -11,7 +11,7 @@ from grl.coefficient import ACCEPTED, aligned_shape, finite_number
 
 import oracle
 from forms import FORMS, LAYERS, Form, Layer
-from installed import HAS_JAX, HAS_TORCH
+from installed import HAS_JAX, HAS_TORCH, needs_jax
 
 if HAS_TORCH:
     import torch
@@ -254,7 +254,7 @@ def test_layer_refuses_when_it_is_set_and_keeps_its_value(layer: Layer) -> None:
     assert made.coeff == 0.25
 
 
-@pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
+@needs_jax
 @pytest.mark.parametrize("form", [f for f in FORMS if f.backend.BACKEND == "jax"], ids=str)
 def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: Form) -> None:
 

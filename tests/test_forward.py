@@ -18,7 +18,7 @@ from grl.parity import strategies
 
 import oracle
 from forms import FORMS, Form
-from installed import HAS_FLAX, HAS_JAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_JAX, HAS_TORCH, needs_flax, needs_jax, needs_torch
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -129,7 +129,7 @@ def test_torch_gradient_of_any_layout(form: Form) -> None:
         assert torch.equal(gradient.resolve_conj(), (-0.5 * weights).to(x.dtype)), name
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_torch_exported_program_refuses_tangents_that_it_would_not_reverse() -> None:
     from torch.autograd import forward_ad
 
@@ -248,7 +248,7 @@ print(json.dumps(report))
 """
 
 
-@pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
+@needs_jax
 def test_jax_keeps_the_sharding_and_adds_no_collective() -> None:
     # In a process of its own, since the number of devices is fixed once JAX has started.
     environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
@@ -366,14 +366,14 @@ def test_object_that_may_hide_a_gradient_is_refused(form: Form, make: Any) -> No
         form.reverse(make(_leaf(form, [1.0])), 0.5)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_torch_module_is_no_function_but_holds_parameters() -> None:
     for module in (torch.nn.Linear(2, 2), torch.nn.ParameterList([torch.nn.Parameter(torch.ones(2))])):
         with pytest.raises(TypeError, match=r"^x: got a torch\.nn\."):
             torch_impl.gradient_reversal(module, 0.5)
 
 
-@pytest.mark.skipif(not HAS_FLAX, reason="needs JAX and Flax")
+@needs_flax
 def test_linen_module_is_no_function_but_holds_parameters() -> None:
     with pytest.raises(TypeError, match=r"^x: got a flax\.linen\."):
         jax_impl.gradient_reversal(linen.Dense(2), 0.5)

@@ -16,7 +16,7 @@ import pytest
 from grl.parity import DomainGradientReport, domain_gradient_report
 from grl.parity.verdict import explain_chance
 
-from installed import HAS_FLAX, HAS_TORCH
+from installed import HAS_FLAX, HAS_TORCH, needs_flax, needs_torch
 
 pytestmark = pytest.mark.trains
 
@@ -180,8 +180,8 @@ class Jax:
 
 @pytest.fixture(
     params=[
-        pytest.param(Torch, id="torch", marks=pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")),
-        pytest.param(Jax, id="jax", marks=pytest.mark.skipif(not HAS_FLAX, reason="needs Flax")),
+        pytest.param(Torch, id="torch", marks=needs_torch),
+        pytest.param(Jax, id="jax", marks=needs_flax),
     ]
 )
 def side(request: pytest.FixtureRequest) -> Any:
@@ -286,7 +286,7 @@ def test_a_foreign_function_that_is_held_by_the_model_is_said_not_to_be_called_b
     assert "the function given by layer= was not called by its global name: the model skips it, or" in seen.reason
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_a_foreign_function_of_autograd_is_found_by_its_class():
     import torch
 
@@ -314,7 +314,7 @@ def test_hooks_that_reverse_are_bypassed_with_their_module():
     assert (seen.verdict, seen.whole.ratio) == ("ok", pytest.approx(-0.5))
 
 
-@pytest.mark.skipif(not HAS_FLAX, reason="needs JAX")
+@needs_flax
 def test_a_pytree_of_parameters_is_a_model_in_jax():
     import jax.numpy as jnp
 
@@ -439,13 +439,13 @@ def hooked(x: Any) -> Any:
     return x
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_a_hook_that_reverses_the_label_gradient_too_is_told():
     seen = report(Torch(), lambda x: hooked(x), layer=hooked, coeff=1.0)
     assert (seen.verdict, seen.whole.ratio) == ("label reversed", pytest.approx(-1.0))
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_hooks_on_parameters_are_not_blamed_on_the_layer():
     side = Torch()
     model = side.model(side.impl.GRL(0.5))
@@ -456,7 +456,7 @@ def test_hooks_on_parameters_are_not_blamed_on_the_layer():
     assert seen.reason.endswith(" within the backward pass without the layer too, as a hook on a parameter.")
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_a_reentrant_checkpoint_is_refused_and_no_other():
     from torch.utils.checkpoint import checkpoint
 
@@ -542,7 +542,7 @@ def test_the_model_and_the_random_numbers_stay_as_they_are():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_buffers_that_are_put_in_the_place_of_others_are_put_back():
     import torch
 

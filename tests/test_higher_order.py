@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from forms import FORMS, FORWARD_MODE_FORMS, Form
-from installed import HAS_JAX, HAS_TORCH
+from installed import HAS_JAX, HAS_TORCH, needs_torch
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -231,7 +231,7 @@ def test_jax_integer_coefficient_has_no_gradient_and_raises_nothing(form: Form) 
     assert np.array_equal(gradient, np.full(3, -2.0, dtype=np.float32))
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 @pytest.mark.parametrize("form", [form for form in TORCH_FORMS if form.name != "Function"], ids=str)
 def test_torch_compiled_for_others_and_then_given_dual_numbers(form: Form) -> None:
     """A graph would run on them operator by operator, and it holds none for the rule."""
@@ -249,7 +249,7 @@ def test_torch_compiled_for_others_and_then_given_dual_numbers(form: Form) -> No
     assert tangent.tolist() == pytest.approx([-0.37, -0.37])
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
 def test_torch_compiled_integers_are_a_ramp_too_and_nan_is_refused(form: Form) -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")

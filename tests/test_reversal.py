@@ -11,7 +11,7 @@ import pytest
 
 from grl.parity import assert_reverses, measure_reversal
 
-from installed import HAS_FLAX, HAS_JAX, HAS_TORCH
+from installed import HAS_FLAX, needs_flax, needs_jax, needs_torch
 
 
 class Torch:
@@ -103,8 +103,8 @@ class Jax:
 
 @pytest.fixture(
     params=[
-        pytest.param(Torch, id="torch", marks=pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")),
-        pytest.param(Jax, id="jax", marks=pytest.mark.skipif(not HAS_JAX, reason="needs JAX")),
+        pytest.param(Torch, id="torch", marks=needs_torch),
+        pytest.param(Jax, id="jax", marks=needs_jax),
     ]
 )
 def side(request: pytest.FixtureRequest) -> Any:
@@ -154,7 +154,7 @@ def test_lambda_may_be_an_array_of_any_kind(side: Any):
         assert_reverses(layer, side.array((4, 3)), coeff=coeff)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@needs_torch
 def test_a_backward_pass_in_place_does_not_change_the_measure():
     side = Torch()
     layer = side.rule(lambda cotangent: cotangent.mul_(-0.5))
@@ -170,7 +170,7 @@ def test_modules_are_measured_as_functions_are(side: Any):
     assert_reverses(layer, side.array((4, 3)), coeff=0.5)
 
 
-@pytest.mark.skipif(not HAS_FLAX, reason="needs Flax")
+@needs_flax
 def test_linen_modules_are_measured_when_bound():
     from grl.jax_impl import linen
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forms import FORMS, Form
-from installed import HAS_JAX, HAS_TORCH, needs_torch
+from installed import HAS_TORCH, needs_jax, needs_torch
 
 pytestmark = pytest.mark.slow_timing
 
@@ -129,7 +129,7 @@ def test_32_mib_forward_and_backward() -> None:
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.name in ("custom_vjp", "custom_jvp")], ids=str)
-@pytest.mark.skipif(not HAS_JAX, reason="needs JAX")
+@needs_jax
 def test_jax_eager_call_on_a_concrete_array(form: Form) -> None:
     import jax.numpy as jnp
 
