@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks.forms import Backend
 from benchmarks.record import Row, explain
 from benchmarks.settings import COEFF, Settings, Tell
-from grl.parity.forms import function_form, our_forms
-from grl.parity.matrix import Form, NotApplicable
-from grl.parity.peers import peer_forms
+from grl.check.forms import function_form, our_forms
+from grl.check.matrix import Form, NotApplicable
+from grl.check.peers import peer_forms
 
 __all__ = ["run"]
 
@@ -50,7 +50,7 @@ def _in_torch() -> dict[str, Callable[[Form], float]]:
     import torch
     from torch._inductor.utils import fresh_cache
 
-    from grl.parity.torch_programs import count_graphs, count_kernels
+    from grl.check.torch_programs import count_graphs, count_kernels
 
     def compile_time(form: Form) -> float:
         layer = form.make(COEFF)
@@ -72,7 +72,7 @@ def _in_jax() -> dict[str, Callable[[Form], float]]:
     import jax
     import jax.numpy as jnp
 
-    from grl.parity.jax_programs import count_traces, instructions
+    from grl.check.jax_programs import count_traces, instructions
 
     x = jnp.ones(1000)
 

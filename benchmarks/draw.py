@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.forms import MEASURES
 from benchmarks.record import Row, find, summarise
-from grl.checkpoint import replacing
+from grl.files import replacing
 
 __all__ = ["draw"]
 

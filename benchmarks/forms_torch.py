@@ -14,7 +14,7 @@ from benchmarks.forms import Form, WrongResultError, shape_of
 from benchmarks.inputs import base_block
 from benchmarks.settings import COEFF
 from benchmarks.timing import Call, CudaClock, HostClock
-from grl.parity.peers import peer_forms
+from grl.check.peers import peer_forms
 from grl.torch_impl import GRL, GradientReverseFunction, gradient_reversal
 
 __all__ = ["TorchBackend", "forward_backward"]

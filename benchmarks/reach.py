@@ -17,12 +17,12 @@ from typing import Any
 
 from rich.table import Table
 
-from grl.checkpoint import replacing
 from grl.cli.progress import Follower, make_console
 from grl.datasets import TASKS
 from grl.experiment import load_data, train
 from grl.experiment.config import Config
 from grl.experiment.demo import METHODS, installed_backends
+from grl.files import replacing
 
 KEPT = (
     "task",

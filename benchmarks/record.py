@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from grl.checkpoint import replacing
+from grl.files import replacing
 
 __all__ = ["Row", "Summary", "explain", "find", "load", "ratios", "relate", "save", "summarise"]
 

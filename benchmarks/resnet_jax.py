@@ -74,7 +74,7 @@ class ResNet(nnx.Module):
 
 
 class Trainer:
-    """The network and its optimiser, SGD with momentum; `run` is that of `grl.jax_impl.training.Trainer`."""
+    """The network and its optimiser, SGD with momentum; `run` is that of `jax_trainer.Trainer`."""
 
     def __init__(self, size: ResNetSize, on_gpu: bool) -> None:
         self.device = jax.local_devices(backend="gpu" if on_gpu else "cpu")[0]

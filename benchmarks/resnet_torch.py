@@ -67,7 +67,7 @@ class ResNet(nn.Module):
 
 
 class Trainer:
-    """The network and its optimiser, SGD with momentum; `run` is that of `grl.torch_impl.training.Trainer`."""
+    """The network and its optimiser, SGD with momentum; `run` is that of `torch_trainer.Trainer`."""
 
     def __init__(self, size: ResNetSize, on_gpu: bool) -> None:
         torch.manual_seed(0)

@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from grl.architecture import Architecture
-from grl.checkpoint import replacing
 from grl.cli.progress import make_console
 from grl.datasets import Task
 from grl.experiment import batches, build_trainer, load_data
+from grl.experiment.architecture import Architecture
 from grl.experiment.config import Config
+from grl.files import replacing
 
 Losses = NDArray[np.float64]
 ULP = 2.0**-23  # of a float32, relative, at most

@@ -217,7 +217,7 @@ def _all_reduce(framework: str, numbers: int, trainer: Any) -> Callable[[], Any]
     if framework == "torch":
         import torch
 
-        from grl.torch_impl.distributed import mean
+        from grl.experiment.trainers.torch_processes import mean
 
         tensor = torch.zeros(numbers, device=trainer.device)
         return lambda: [mean(tensor).flatten()[0].item() for _ in range(_STEPS)]
@@ -225,7 +225,7 @@ def _all_reduce(framework: str, numbers: int, trainer: Any) -> Callable[[], Any]
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from grl.jax_impl.distributed import place
+    from grl.experiment.trainers.jax_processes import place
 
     array = place(np.zeros((1, numbers), np.float32), trainer.mesh, axis=0)
     total = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(trainer.mesh, PartitionSpec()))
@@ -241,7 +241,7 @@ def _exchanged(framework: str, training: tuple[Any, Callable[[], Any], Any]) -> 
         return of_gradients + sum(norms), 1 + 4 * len(norms)
     import numpy as np
 
-    from grl.jax_impl.distributed import place
+    from grl.experiment.trainers.jax_processes import place
 
     with trainer._on_mesh():
         batch = [place(a.astype(t), trainer.mesh, axis=1) for a, t in ((y, "i4"), (x, "f4"), (x_target, "f4"))]

@@ -5,8 +5,9 @@ The layers live in `grl.torch_impl` and `grl.jax_impl`, which have the same file
 """
 
 from grl import schedules
+from grl.errors import GrlError
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule
 
 __version__ = "0.1.0"
 
-__all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "__version__", "schedules"]
+__all__ = ["ConstantSchedule", "DannSchedule", "GrlError", "LinearSchedule", "__version__", "schedules"]

@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from several import ROOT, Start
+from tests.support.several_processes import ROOT, Start
 
 # HYPOTHESIS_PROFILE=quick at the desk, ci by default, deep for `make test-deep`: at least 100,000 examples in total.
 _COMMON = {

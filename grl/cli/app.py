@@ -14,11 +14,12 @@ from grl.cli import check, demo, port_check, train
 from grl.datasets import DataError
 from grl.experiment import CheckpointError
 from grl.experiment.config import Config, ConfigError
+from grl.files import WriteError
 from grl.parity import CheckError, PortError
 
 __all__ = ["REFUSALS", "app", "explain"]
 
-REFUSALS = (ConfigError, DataError, CheckpointError, CheckError, PortError)
+REFUSALS = (ConfigError, DataError, CheckpointError, CheckError, PortError, WriteError)
 """Errors whose text is one sentence for the user; the exit status is then 2."""
 
 

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from grl.checkpoint import replacing
+from grl.check.check_layer import installed_backends, select, versions
+from grl.check.forms import CheckError, form_of, load_target, our_forms
+from grl.check.matrix import STATUSES, Cell, Form, check_form, counts, records
+from grl.check.peers import PACKAGES, peer_forms
 from grl.cli.progress import make_console
-from grl.parity.check import installed_backends, select, versions
-from grl.parity.forms import CheckError, form_of, load_target, our_forms
-from grl.parity.matrix import STATUSES, Cell, Form, check_form, counts, records
-from grl.parity.peers import PACKAGES, peer_forms
+from grl.files import replacing
 
 __all__ = ["check"]
 
@@ -216,6 +216,6 @@ def _write(cells: Sequence[Cell], known: dict[str, str], json_file: str | None, 
         except OSError as error:
             raise CheckError(f"--json: {json_file} cannot be written: {error.strerror}.") from error
     if png_file is not None:
-        from grl.report.matrix import draw_matrix  # matplotlib takes a second to import
+        from grl.check.pictures import draw_matrix  # matplotlib takes a second to import
 
         draw_matrix(cells, known, png_file)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grl.experiment import Result
-from grl.parity.verdict import explain_chance
+from grl.experiment.chance import explain_chance
 
 __all__ = ["remarks", "summarise"]
 

@@ -32,9 +32,10 @@ from grl.experiment import (
     versions,
 )
 from grl.experiment import train as run
+from grl.experiment.checkpoint import Checkpoint, unfinished
 from grl.experiment.config import BACKENDS, METHODS, Config, ConfigError
 from grl.experiment.processes import RefusedByAllError
-from grl.experiment.resume import Checkpoint, unfinished
+from grl.files import WriteError
 
 __all__ = ["train"]
 
@@ -383,7 +384,7 @@ def _run(
             if processes.index == 0:
                 save(result, folder)
             raise
-    with processes.agree(ConfigError):
+    with processes.agree(ConfigError, WriteError):
         if processes.index == 0:
             _write(console, result, baseline, folder)
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from stat import S_IFREG, S_ISDIR, S_ISREG
 from tokenize import TokenError
 
+from grl.errors import GrlError
+
 __all__ = ["ON_BAD_DATA", "BadData", "DataError", "NoRoomError", "reading"]
 
 
@@ -18,7 +20,7 @@ ON_BAD_DATA = ("stop", "skip")
 """What can be done with a shard or an image that cannot be used."""
 
 
-class DataError(ValueError):
+class DataError(GrlError, ValueError):
     """The data cannot be used. The message is one sentence: what came, and what is expected."""
 
 

@@ -1,15 +1,15 @@
 """Domain-adaptation experiments, framework-free: the same weights, batches, λ and learning rates for any backend."""
 
-from grl.checkpoint import CheckpointError, load_weights
 from grl.experiment.backend import build_trainer, versions
 from grl.experiment.batching import batches
+from grl.experiment.checkpoint import load_checkpoint
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.faults import FaultError, StoppedError
 from grl.experiment.joining import join
 from grl.experiment.processes import Processes, ProcessLostError
 from grl.experiment.result import Result, Snapshot, Update, prepare_directory, save
-from grl.experiment.resume import load_checkpoint
 from grl.experiment.run import load_data, report_gradients, train
+from grl.weights_file import CheckpointError, load_weights
 
 __all__ = [
     "CheckpointError",

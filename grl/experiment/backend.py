@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 import grl
-from grl.architecture import Architecture, Weights, initial_weights
-from grl.checkpoint import check_weights, load_weights
+from grl.arrays import Weights
 from grl.datasets import Task
+from grl.experiment.architecture import Architecture, initial_weights
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.processes import ALONE, Processes
+from grl.weights_file import check_weights, load_weights
 
 __all__ = ["build_architecture", "build_trainer", "import_backend", "versions"]
 
@@ -28,7 +29,7 @@ def build_trainer(task: Task, config: Config, processes: Processes = ALONE, weig
         weights: what to start from instead of what the settings say.
 
     Returns:
-        A `grl.torch_impl.training.Trainer`, or JAX's.
+        A `grl.experiment.trainers.torch_trainer.Trainer`, or JAX's.
 
     Raises:
         ConfigError, CheckpointError, ImportError: as `train` does.
@@ -66,7 +67,7 @@ def build_architecture(task: Task, config: Config) -> Architecture:
     return architecture
 
 
-def import_backend(config: Config, room: str = "training") -> Any:
+def import_backend(config: Config, room: str = "trainer") -> Any:
     """Return the module of the backend that has this name there.
 
     Raises:
@@ -74,7 +75,7 @@ def import_backend(config: Config, room: str = "training") -> Any:
     """
     extra = config.backend
     try:
-        return importlib.import_module(f"grl.{extra}_impl.{room}")
+        return importlib.import_module(f"grl.experiment.trainers.{extra}_{room}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "jax", "jaxlib", "flax", "optax"):
             raise

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from grl.arrays import Array
 from grl.datasets import Samples, Task
 from grl.datasets.ahead import ahead
 from grl.experiment.config import Config
@@ -18,7 +18,6 @@ from grl.experiment.processes import ALONE, Processes
 
 __all__ = ["batches", "fingerprint", "stream"]
 
-Array = NDArray[Any]
 Batch = tuple[Array, Array, Array]
 
 

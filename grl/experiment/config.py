@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from grl.datasets import ON_BAD_DATA
+from grl.errors import GrlError
 from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
 
 __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError", "shown"]
@@ -35,7 +36,7 @@ _SMALLEST = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(GrlError, ValueError):
     """A setting cannot be used. The message is one sentence: what came, and what is accepted."""
 
 

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from os import PathLike
 from typing import Any
 
-from grl.checkpoint import replacing
 from grl.experiment.config import BACKENDS, Config
 from grl.experiment.result import Result, Update
 from grl.experiment.run import load_data, train
+from grl.files import replacing
 
 __all__ = ["METHODS", "figures", "installed_backends", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
 

@@ -7,25 +7,23 @@ import math
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from grl.architecture import Weights
-from grl.checkpoint import replacing, save_weights
+from grl.arrays import Array, Weights
+from grl.errors import GrlError
 from grl.experiment.config import ConfigError
+from grl.files import replacing
 from grl.parity import DomainGradientReport
+from grl.weights_file import save_weights
 
 __all__ = ["FILES", "Fault", "FaultError", "StoppedError", "save_fault"]
 
 FILES = ("nan-batch.npz", "nan-report.json", "nan-weights.safetensors")
 """What is kept of a step whose loss is not finite."""
 
-Array = NDArray[Any]
 
-
-class StoppedError(Exception):
+class StoppedError(GrlError):
     """A run was asked to end. The message is one sentence: where, and how it goes on.
 
     Args:
@@ -70,7 +68,7 @@ class Fault:
         return f"step {self.step}: {' and '.join(wrong) or 'the losses are finite, but not the weights after it'}"
 
 
-class FaultError(Exception):
+class FaultError(GrlError):
     """A run has come to a step that would ruin its weights. The message is one sentence.
 
     Args:

@@ -45,7 +45,7 @@ def join(config: Config) -> Iterator[Processes]:
             f"backend: got {config.backend!r} in one of {count} processes that are started for {framework!r}; accepted"
             f" is {framework!r}, or a start by {how[config.backend]}."
         )
-    with import_backend(config, "distributed").join(config) as processes:
+    with import_backend(config, "processes").join(config) as processes:
         processes.check_same("settings", repr(replace(config, data=None, start=_digest(config.start))))
         yield processes
 

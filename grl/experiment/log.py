@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from grl.checkpoint import CheckpointError, replacing
 from grl.experiment.config import ConfigError
+from grl.files import replacing
+from grl.weights_file import CheckpointError
 
 __all__ = ["EVENTS", "NAME", "Log", "read_log"]
 

@@ -9,15 +9,14 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from grl.arrays import Array
+from grl.experiment.checkpoint import Done
 from grl.experiment.config import Config
 from grl.experiment.faults import Fault, FaultError
-from grl.experiment.resume import Done
 
 __all__ = ["CHUNK", "Chunk", "chunk", "run_steps"]
 
-Array = NDArray[Any]
 CHUNK = 10  # steps a call of the backend: enough to hide what a call costs, few enough for a progress bar
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from grl.errors import GrlError
 from grl.experiment.config import ConfigError
 
 __all__ = ["ALONE", "ProcessLostError", "Processes", "RefusedByAllError", "check_shares", "launched"]
@@ -23,7 +24,7 @@ class RefusedByAllError(ConfigError):
     """A refusal that every process of the run raises in the same place. The message is one sentence."""
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(GrlError, RuntimeError):
     """Another process of the run has ended, or has kept this one waiting for too long. The message is one sentence."""
 
 

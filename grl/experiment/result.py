@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from grl.architecture import Weights
-from grl.checkpoint import replacing, save_weights
+from grl.arrays import Array, Weights
 from grl.datasets import Task
 from grl.experiment.config import Config, ConfigError
+from grl.files import replacing
+from grl.weights_file import save_weights
 
 __all__ = ["Result", "Snapshot", "Update", "look", "prepare_directory", "save"]
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from grl.checkpoint import CheckpointError
 from grl.datasets import DataError, Task, load_path, load_task
 from grl.experiment.backend import build_architecture, build_trainer, import_backend, versions
 from grl.experiment.batching import batches, fingerprint, stream
-from grl.experiment.config import Config, ConfigError
-from grl.experiment.faults import FILES, Fault, FaultError, StoppedError, save_fault
-from grl.experiment.log import EVENTS, Log
-from grl.experiment.loop import run_steps
-from grl.experiment.processes import ALONE, Processes
-from grl.experiment.result import Result, Update, look
-from grl.experiment.resume import (
+from grl.experiment.checkpoint import (
     Checkpoint,
     Done,
     check_network,
@@ -28,8 +21,15 @@ from grl.experiment.resume import (
     remove_checkpoint,
     save_checkpoint,
 )
+from grl.experiment.config import Config, ConfigError
+from grl.experiment.faults import FILES, Fault, FaultError, StoppedError, save_fault
+from grl.experiment.log import EVENTS, Log
+from grl.experiment.loop import run_steps
+from grl.experiment.processes import ALONE, Processes
+from grl.experiment.result import Result, Update, look
 from grl.experiment.scores import score
 from grl.parity import DomainGradientReport
+from grl.weights_file import CheckpointError
 
 __all__ = ["load_data", "report_gradients", "train"]
 

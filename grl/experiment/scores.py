@@ -6,14 +6,13 @@ import warnings
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from grl.arrays import Array
 from grl.datasets import Task
 from grl.experiment.config import Config
 
 __all__ = ["Features", "FeaturesOf", "accuracy", "domain_accuracy", "predict", "proxy_a_distance", "score"]
 
-Array = NDArray[Any]
 _BLOCK = 500  # samples that are predicted at once: what bounds the memory of scoring
 
 

@@ -6,24 +6,24 @@ Importing it imports no framework. What runs models of both, `compare` and its l
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grl.parity.bits import assert_same_bits, ulp_distance
-from grl.parity.check import check_layer
-from grl.parity.forms import CheckError
-from grl.parity.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
-from grl.parity.matrix import Cell, Form
-from grl.parity.port.copying import copy_weights
-from grl.parity.port.pairing import Pair, Pairing, pair
-from grl.parity.port.portable import load_portable, save_portable
-from grl.parity.port.rules import Rule, register_rule
-from grl.parity.port.slot import PortError
-from grl.parity.reversal import Reversal, assert_reverses, measure_reversal
+from grl.bits import assert_same_bits, ulp_distance
+from grl.check.check_layer import check_layer
+from grl.check.forms import CheckError
+from grl.check.matrix import Cell, Form
+from grl.diagnosis.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
+from grl.diagnosis.reversal import Reversal, assert_reverses, measure_reversal
+from grl.weights.copying import copy_weights
+from grl.weights.pairing import Pair, Pairing, pair
+from grl.weights.portable import load_portable, save_portable
+from grl.weights.rules import Rule, register_rule
+from grl.weights.slot import PortError
 
 if TYPE_CHECKING:
-    from grl.parity.port.causes.cause import Cause
-    from grl.parity.port.compare import assert_parity, compare
-    from grl.parity.port.report import Divergence, ParityReport, Row
-    from grl.parity.port.training import compare_training
-    from grl.parity.port.training_report import TrainingReport
+    from grl.port.causes.cause import Cause
+    from grl.port.compare import assert_parity, compare
+    from grl.port.compare_training import compare_training
+    from grl.port.report import Divergence, ParityReport, Row
+    from grl.port.training_report import TrainingReport
 
 __all__ = [
     "Cause",
@@ -62,7 +62,7 @@ _PLACES = {
     **dict.fromkeys(("Divergence", "ParityReport", "Row"), "report"),
     "Cause": "causes.cause",
     "TrainingReport": "training_report",
-    "compare_training": "training",
+    "compare_training": "compare_training",
 }
 
 
@@ -71,4 +71,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for needed in ("grl.torch_impl", "grl.jax_impl.module"):
         import_module(needed)  # says what to install where a framework is missing
-    return getattr(import_module(f"grl.parity.port.{_PLACES[name]}"), name)
+    return getattr(import_module(f"grl.port.{_PLACES[name]}"), name)

@@ -1,6 +1,6 @@
 """Hypothesis strategies for your own tests of layers: shapes, dtypes, arrays by bit patterns, coefficients.
 
-Arrays are drawn as bits (unsigned integers, see `grl.parity.bits`), so that every value of a dtype can come up, signed
+Arrays are drawn as bits (unsigned integers, see `grl.bits`), so that every value of a dtype can come up, signed
 zeros, infinities, NaN and subnormals included, and so that no framework is needed to draw them:
 
     @given(bits=strategies.arrays("bfloat16", (2, 3)), coeff=strategies.coefficients((2, 3)))
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from grl.parity.bits import COMPLEX, REAL, UNSIGNED, is_nan
+from grl.arrays import Array
+from grl.bits import COMPLEX, REAL, UNSIGNED, is_nan
 
 try:
     from hypothesis import strategies as st
@@ -43,7 +43,6 @@ __all__ = [
     "special_bits",
 ]
 
-Array = NDArray[Any]
 
 # Few, so that XLA compiles each of them once: empty, 0-d, one element, vectors, and up to four dimensions.
 SHAPES = ((), (0,), (1,), (5,), (2, 3), (3, 3), (3, 0), (2, 1, 4), (2, 3, 2, 2))
@@ -108,7 +107,7 @@ def special_bits(dtype: str) -> tuple[int, ...]:
 
 @st.composite
 def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Bits of an array: any pattern, no signalling NaN. `tensor_of` and `array_of` of `grl.parity.bits` make it one.
+    """Bits of an array: any pattern, no signalling NaN. `tensor_of` and `array_of` of `grl.bits` make it one.
 
     Args:
         draw: Hypothesis's own.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from grl.datasets import Task
 from grl.experiment import Result
 from grl.experiment.demo import loss_gaps
+from grl.pictures import BACKENDS, GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
 from grl.report.features import draw_domains, draw_points, embed, legend_below
-from grl.report.style import BACKENDS, GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
 
 __all__ = ["draw_demo"]
 
@@ -35,7 +35,7 @@ def draw_demo(results: Sequence[Result], path: str | PathLike[str]) -> None:
         path: the PNG file, written whole or not at all.
 
     Raises:
-        ConfigError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     first, config = results[0], results[0].config
     heading = f"Domain adaptation by gradient reversal: {short_name(first)}, {config.steps} steps, seed {config.seed}"

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
+from grl.arrays import Array
 from grl.datasets import Task
 from grl.experiment import Snapshot
-from grl.report.style import CLASSES, GREY, SOURCE, TARGET
+from grl.pictures import CLASSES, GREY, SOURCE, TARGET
 
 __all__ = ["Embedding", "draw_classes", "draw_decision", "draw_domains", "draw_points", "embed", "legend_below"]
 
-Array = NDArray[Any]
 _SAMPLES = 400  # of each domain in an embedding: enough to see, few enough to be quick
 _OUTLINE = [withStroke(linewidth=3, foreground="white")]
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grl.experiment import Result, Snapshot
+from grl.pictures import BACKENDS, COEFF, GREY, LABEL, METHODS, TARGET, picture, short_name, title
 from grl.report.features import Embedding, draw_classes, draw_decision, draw_domains, embed
-from grl.report.style import BACKENDS, COEFF, GREY, LABEL, METHODS, TARGET, picture, short_name, title
 
 __all__ = ["draw_report"]
 
@@ -29,7 +29,7 @@ def draw_report(result: Result, path: str | PathLike[str], baseline: Result | No
         baseline: a run without adaptation to set beside it; drawn for points in the plane.
 
     Raises:
-        ConfigError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     planar = result.after.boundary is not None
     rows = 2 + (planar and baseline is not None)

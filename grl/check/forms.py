@@ -1,0 +1,238 @@
+"""The layer forms of this project, and how anybody's layer becomes a form that can be looked at."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from grl.check.matrix import Form
+from grl.errors import GrlError
+
+__all__ = ["ACCEPTED", "CheckError", "form_of", "function_form", "linen_form", "load_target", "our_forms"]
+
+ACCEPTED = "a function of (x, coeff), or a class that takes λ and nothing else, when it is made or when it is called"
+_NAMES = re.compile("coef|alpha|lam|lmb|scale|weight|strength|factor|λ", re.IGNORECASE)  # what λ is called in the field
+
+
+class CheckError(GrlError, ValueError):
+    """What is to be checked cannot be. The message is one sentence: what came, and what is accepted."""
+
+
+def our_forms(backend: str) -> list[Form]:
+    """Return the forms of this project.
+
+    Args:
+        backend: "torch" or "jax", which is then imported.
+    """
+    if backend == "torch":
+        from grl import torch_impl
+
+        rule = torch_impl.GradientReverseFunction
+        return [
+            function_form("gradient_reversal", backend, torch_impl.gradient_reversal),
+            function_form("GradientReverseFunction", backend, rule.apply),
+            Form("GRL", backend, torch_impl.GRL, lambda x, coeff: torch_impl.GRL()(x, coeff)),
+        ]
+    from grl import jax_impl
+
+    forms = [
+        function_form("gradient_reversal", backend, jax_impl.gradient_reversal),
+        function_form("gradient_reversal_jvp", backend, jax_impl.gradient_reversal_jvp),
+    ]
+    if find_spec("flax") is None:
+        return forms
+    from grl.jax_impl import linen
+
+    return [
+        *forms,
+        Form("GRL (nnx)", backend, jax_impl.GRL, lambda x, coeff: jax_impl.GRL()(x, coeff)),
+        linen_form("GRL (Linen)", linen.GRL, "coeff"),
+    ]
+
+
+def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
+    """Return the form of anybody's layer.
+
+    Args:
+        layer: a function of (x, coeff); a `torch.autograd.Function`; or a class, such as an `nn.Module`, an nnx, Linen
+            or Equinox Module, that takes λ when it is made, or else when its objects are called with (x, λ). λ is the
+            argument that is called so, by one of its usual names, or else the first one (after x).
+        backend: "torch" or "jax", which is then imported.
+        name: what the table calls it; by default its own name.
+
+    Returns:
+        The form.
+
+    Raises:
+        CheckError: it is not callable, takes no coefficient, needs more than that, learns, or returns no array.
+    """
+    name = name or str(getattr(layer, "__name__", type(layer).__name__))
+    form = _form_of(layer, backend, name)
+    _check_output(form)
+    return form
+
+
+def _form_of(layer: Any, backend: str, name: str) -> Form:
+    if not callable(layer):
+        raise CheckError(f"{name}: got an object of type {type(layer).__name__}, not callable; accepted is {ACCEPTED}.")
+    if not isinstance(layer, type):
+        return function_form(name, backend, layer, _coefficient_of(name, getattr(layer, "forward", layer), skip=1))
+    return _form_of_class(layer, backend, name)
+
+
+def function_form(name: str, backend: str, function: Callable[..., Any], keyword: str | None = None) -> Form:
+    """Return the form of a function of (x, λ); λ is given by position, or else by this keyword."""
+    call: Callable[..., Any] = function if keyword is None else lambda x, coeff: function(x, **{keyword: coeff})
+    return Form(name, backend, lambda coeff: lambda x: call(x, coeff), call)
+
+
+def linen_form(name: str, make: Callable[..., Any], keyword: str | None = None) -> Form:
+    """Return the form of a Linen module without parameters: λ -> module, and the argument of its call that is λ."""
+    call = None if keyword is None else lambda x, coeff: make(1.0).apply({}, x, **{keyword: coeff})
+    return Form(name, "jax", lambda coeff: lambda x: make(coeff).apply({}, x), call, make)
+
+
+def load_target(target: str) -> Any:
+    """Import what a user names.
+
+    Args:
+        target: "package.module:callable".
+
+    Raises:
+        CheckError: there is no such thing.
+
+    Example:
+        >>> load_target("math:sqrt")(4.0)
+        2.0
+    """
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise CheckError(f"target: got {target!r}; accepted is package.module:callable.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # of whatever kind: it is the user's module that is run
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise CheckError(
+            f"target: {module_name} cannot be imported ({reason}); accepted is an installed module."
+        ) from error
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise CheckError(f"target: {module_name} has no {path}; accepted is package.module:callable.")
+        found = getattr(found, attribute)
+    return found
+
+
+def _form_of_class(layer: type, backend: str, name: str) -> Form:
+    if backend == "torch":
+        from torch.autograd import Function
+
+        if issubclass(layer, Function):
+            old_style = layer.setup_context is Function.setup_context  # then `forward` takes the context first
+            _coefficient_of(name, layer.forward, skip=2 if old_style else 1)
+            return function_form(name, backend, layer.apply)
+    linen = _linen_module(backend)
+    is_linen = linen in layer.__mro__
+    call_of = layer.forward if hasattr(layer, "forward") else layer.__call__
+    in_call = _keyword_of(call_of)
+    keyword: str | None = None
+
+    def make(coeff: Any) -> Any:
+        return _made(name, partial(layer, coeff) if keyword is None else partial(layer, **{keyword: coeff}))
+
+    try:
+        keyword = _coefficient_of(name, layer, skip=0, ignored=("parent", "name") if is_linen else ())
+        made = make(1.0)
+    except CheckError:
+        if is_linen or (in_call is None and not _takes_any(call_of)):
+            raise
+        _check_object(name, _made(name, layer), linen)
+        call = lambda x, *coeff, **named: layer()(x, *coeff, **named)
+        return function_form(name, backend, call, in_call)
+    _check_object(name, made, linen)
+    if is_linen:
+        return linen_form(name, make, in_call)
+    given = None if in_call is None else lambda x, coeff: make(1.0)(x, **{in_call: coeff})
+    return Form(name, backend, make, given)
+
+
+def _made(name: str, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise CheckError(f"{name}: cannot be made ({reason}); accepted is {ACCEPTED}.") from error
+
+
+def _coefficient_of(name: str, function: Any, skip: int, ignored: tuple[str, ...] = ()) -> str | None:
+    """Return the keyword of λ, or None where it is the next argument by position after so many others."""
+    try:
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ignored]
+    except (ValueError, TypeError):  # some that are written in C do not tell
+        return None
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+    coefficient = next((p for p in [*positional[skip:], *keywords] if _NAMES.search(p.name)), None)
+    if coefficient is None and len(positional) > skip:
+        coefficient = positional[skip]
+    if coefficient is None and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        raise CheckError(f"{name}: takes no coefficient; accepted is {ACCEPTED}.")
+    further = [p.name for p in [*positional[skip:], *keywords] if p.default is p.empty and p is not coefficient]
+    if further:
+        raise CheckError(f"{name}: needs {', '.join(further)} too; accepted is {ACCEPTED}.")
+    return None if coefficient is None or coefficient in positional[skip : skip + 1] else coefficient.name
+
+
+def _keyword_of(method: Any) -> str | None:
+    """Return the argument of a layer's call that is λ, by its name; None where there is none."""
+    return next((name for name in inspect.signature(method).parameters if _NAMES.search(name)), None)
+
+
+def _takes_any(method: Any) -> bool:
+    """Whether a layer's call is (*arguments), of which the second can be λ."""
+    parameters = inspect.signature(method).parameters.values() if inspect.isfunction(method) else ()
+    return any(p.kind == p.VAR_POSITIONAL for p in parameters)
+
+
+def _linen_module(backend: str) -> Any:
+    if backend != "jax" or find_spec("flax") is None:
+        return None
+    from flax import linen
+
+    return linen.Module
+
+
+def _check_object(name: str, layer: Any, linen: Any) -> None:
+    """A layer has nothing to learn; one that has would be a model, and its gradients are its own."""
+    if not callable(layer):
+        raise CheckError(f"{name}: makes objects that cannot be called; accepted is {ACCEPTED}.")
+    if _made(name, lambda: _learns(layer, linen)):
+        raise CheckError(f"{name}: has parameters to learn; accepted is {ACCEPTED}.")
+
+
+def _check_output(form: Form) -> None:
+    """What returns no array would be an error within every cell, where it would look like a refusal of the layer."""
+    half = importlib.import_module(f"grl.check.{form.backend}_derivatives")
+    try:
+        y = form.make(1.0)(half.the_x())
+    except (Exception, SystemExit):  # that is a refusal, and its cells say so
+        return
+    if not isinstance(y, type(half.the_x())):
+        raise CheckError(f"{form.name}: called with (x, λ), returned a {type(y).__name__}; accepted is {ACCEPTED}.")
+
+
+def _learns(layer: Any, linen: Any) -> bool:
+    if hasattr(layer, "parameters"):
+        return any(parameter.requires_grad for parameter in layer.parameters())  # λ itself may be kept as a frozen one
+    if linen is None:
+        return False
+    import jax
+    from flax import nnx
+
+    if isinstance(layer, linen):
+        return "params" in jax.eval_shape(layer.init, jax.random.key(0), jax.ShapeDtypeStruct((4, 3), "float32"))
+    return isinstance(layer, nnx.Module) and bool(jax.tree.leaves(nnx.state(layer, nnx.Param)))

@@ -1,0 +1,1 @@
+"""Does this layer really reverse, in this model? Gradients are measured, and a verdict says what they show."""
