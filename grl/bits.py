@@ -99,10 +99,10 @@ def ulp_distance(actual: Any, expected: Any) -> Array:
     """
     dtype, wanted = dtype_of(actual), dtype_of(expected)
     if dtype != wanted:
-        raise TypeError(f"expected: got {wanted}; accepted is the dtype of actual, {dtype}.")
+        raise TypeError(f"expected: got {wanted}; expected the dtype of actual, {dtype}.")
     ours, theirs = bits_of(actual), bits_of(expected)
     if ours.shape != theirs.shape:
-        raise ValueError(f"expected: got the shape {np.shape(expected)}; accepted is {np.shape(actual)}.")
+        raise ValueError(f"expected: got the shape {np.shape(expected)}; expected {np.shape(actual)}.")
     sign = ours.dtype.type(1 << (8 * ours.itemsize - 1))
     sizes = [(bits & ~sign).astype(np.uint64) for bits in (ours, theirs)]
     apart = np.maximum(*sizes) - np.minimum(*sizes)
@@ -121,7 +121,7 @@ def dtype_of(array: Any) -> str:
     """
     name = str(getattr(array, "dtype", type(array).__name__)).removeprefix("torch.")
     if name not in UNSIGNED and name not in COMPLEX:
-        raise TypeError(f"got {name}; accepted is an array of {', '.join([*UNSIGNED, *COMPLEX])}.")
+        raise TypeError(f"got {name}; expected an array of {', '.join([*UNSIGNED, *COMPLEX])}.")
     return name
 
 

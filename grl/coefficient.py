@@ -35,13 +35,13 @@ def finite_number(value: Any, name: str = "coeff", accepted: str = ACCEPTED) -> 
         0.5
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; accepted is {accepted}.")
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; expected {accepted}.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name}: got {value!r}, which is not finite; accepted is {accepted}.")
+        raise ValueError(f"{name}: got {value!r}, which is not finite; expected {accepted}.")
     return number
 
 
@@ -74,7 +74,7 @@ def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
 def require_real(dtype: Any, *, is_real: bool) -> None:
     """Refuse a coefficient array whose dtype (shown in the error) is not real: bool, complex, or no number."""
     if not is_real:
-        raise TypeError(f"coeff: got an array of dtype {dtype}, which is not real; accepted is {ACCEPTED}.")
+        raise TypeError(f"coeff: got an array of dtype {dtype}, which is not real; expected {ACCEPTED}.")
 
 
 def aligned_shape(coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -104,6 +104,6 @@ def aligned_shape(coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> tup
     if len(x_shape) >= 2 and coeff_shape == x_shape[:1]:
         return coeff_shape + (1,) * (len(x_shape) - 1)
     raise ValueError(
-        f"coeff: got shape {tuple(coeff_shape)} for x of shape {tuple(x_shape)}; accepted is {ACCEPTED}. "
+        f"coeff: got shape {tuple(coeff_shape)} for x of shape {tuple(x_shape)}; expected {ACCEPTED}. "
         "Nothing is broadcast silently."
     )

@@ -133,14 +133,14 @@ def _progress(step: Any, total_steps: int) -> Any:
         if jnp.ndim(step) == 0 and jnp.issubdtype(step.dtype, jnp.integer):
             # As a number of 64 bits where JAX has them: an int32 step divided is of 32 bits even there.
             return jnp.clip(step.astype(jnp.result_type(float)) / total_steps, 0.0, 1.0)
-    raise TypeError(f"step: got {step!r} of type {type(step).__name__}; accepted is a Python, NumPy or JAX integer.")
+    raise TypeError(f"step: got {step!r} of type {type(step).__name__}; expected a Python, NumPy or JAX integer.")
 
 
 def _check_total_steps(total_steps: Any) -> None:
     if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer):
-        raise TypeError(f"total_steps: got {total_steps!r}; accepted is a positive integer.")
+        raise TypeError(f"total_steps: got {total_steps!r}; expected a positive integer.")
     if total_steps < 1:
-        raise ValueError(f"total_steps: got {total_steps}; accepted is a positive integer.")
+        raise ValueError(f"total_steps: got {total_steps}; expected a positive integer.")
 
 
 def _check_numbers(schedule: Any, *names: str) -> None:

@@ -17,7 +17,7 @@ def homes(function: Any) -> list[tuple[Any, str]]:
     found = [(module, name) for module in modules for name, value in list(vars(module).items()) if value is function]
     if not found:
         raise ValueError(
-            f"layer: got {function!r}; accepted is a submodule of the model, its name, its class, or a global function."
+            f"layer: got {function!r}; expected a submodule of the model, its name, its class, or a global function."
         )
     return found
 

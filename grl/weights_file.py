@@ -55,7 +55,7 @@ def load_weights(path: str | PathLike[str]) -> Weights:
     from safetensors.numpy import load
 
     if not os.fspath(path):  # which pathlib takes for the current directory
-        raise CheckpointError("weights: got no name; accepted is a model.safetensors that a run has written.")
+        raise CheckpointError("weights: got no name; expected a model.safetensors that a run has written.")
     try:
         return load(Path(path).read_bytes())
     except OSError as error:
@@ -89,7 +89,7 @@ def check_weights(name: str, weights: Weights, expected: Weights) -> None:
         raise CheckpointError(f"{name}: weights of another network: {key!r} has no place in this one.")
     for key, array in weights.items():
         if array.shape != expected[key].shape:
-            shapes = f"has shape {array.shape}; expected is {expected[key].shape}"
+            shapes = f"has shape {array.shape}; expected {expected[key].shape}"
             raise CheckpointError(f"{name}: weights of another network: {key!r} {shapes}.")
         if array.dtype.kind != expected[key].dtype.kind or not np.isfinite(array).all():
             kind = {"f": "floating-point numbers", "c": "complex numbers"}.get(expected[key].dtype.kind, "integers")

@@ -44,7 +44,7 @@ def check_layer(layer: Any, *, backend: str, transformations: Iterable[str] | No
         'WRONG'
     """
     if backend not in PACKAGES:
-        raise CheckError(f"backend: got {backend!r}; accepted is torch or jax.")
+        raise CheckError(f"backend: got {backend!r}; expected torch or jax.")
     if isinstance(layer, str):
         layer = load_target(layer)
     form = layer if isinstance(layer, Form) else form_of(layer, backend)
@@ -69,7 +69,7 @@ def select(backends: Sequence[str], parts: Iterable[str] | None = None) -> dict[
     for part in parts:
         found = {part} if part in known else {name for name in known if part.casefold() in name.casefold()}
         if not found or not part.strip():
-            raise CheckError(f"transformations: got {part!r}; accepted is (a part of) a name, such as {_shown(known)}.")
+            raise CheckError(f"transformations: got {part!r}; expected (a part of) a name, such as {_shown(known)}.")
         wanted |= found
     return {backend: [name for name in listed if name in wanted] for backend, listed in names.items()}
 

@@ -79,7 +79,7 @@ def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
 
 def _form_of(layer: Any, backend: str, name: str) -> Form:
     if not callable(layer):
-        raise CheckError(f"{name}: got an object of type {type(layer).__name__}, not callable; accepted is {ACCEPTED}.")
+        raise CheckError(f"{name}: got an object of type {type(layer).__name__}, not callable; expected {ACCEPTED}.")
     if not isinstance(layer, type):
         return function_form(name, backend, layer, _coefficient_of(name, getattr(layer, "forward", layer), skip=1))
     return _form_of_class(layer, backend, name)
@@ -112,17 +112,17 @@ def load_target(target: str) -> Any:
     """
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
-        raise CheckError(f"target: got {target!r}; accepted is package.module:callable.")
+        raise CheckError(f"target: got {target!r}; expected package.module:callable.")
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # of whatever kind: it is the user's module that is run
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise CheckError(
-            f"target: {module_name} cannot be imported ({reason}); accepted is an installed module."
+            f"target: {module_name} cannot be imported ({reason}); expected an installed module."
         ) from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
-            raise CheckError(f"target: {module_name} has no {path}; accepted is package.module:callable.")
+            raise CheckError(f"target: {module_name} has no {path}; expected package.module:callable.")
         found = getattr(found, attribute)
     return found
 
@@ -165,7 +165,7 @@ def _made(name: str, build: Callable[[], Any]) -> Any:
         return build()
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".rstrip(".")
-        raise CheckError(f"{name}: cannot be made ({reason}); accepted is {ACCEPTED}.") from error
+        raise CheckError(f"{name}: cannot be made ({reason}); expected {ACCEPTED}.") from error
 
 
 def _coefficient_of(name: str, function: Any, skip: int, ignored: tuple[str, ...] = ()) -> str | None:
@@ -180,10 +180,10 @@ def _coefficient_of(name: str, function: Any, skip: int, ignored: tuple[str, ...
     if coefficient is None and len(positional) > skip:
         coefficient = positional[skip]
     if coefficient is None and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
-        raise CheckError(f"{name}: takes no coefficient; accepted is {ACCEPTED}.")
+        raise CheckError(f"{name}: takes no coefficient; expected {ACCEPTED}.")
     further = [p.name for p in [*positional[skip:], *keywords] if p.default is p.empty and p is not coefficient]
     if further:
-        raise CheckError(f"{name}: needs {', '.join(further)} too; accepted is {ACCEPTED}.")
+        raise CheckError(f"{name}: needs {', '.join(further)} too; expected {ACCEPTED}.")
     return None if coefficient is None or coefficient in positional[skip : skip + 1] else coefficient.name
 
 
@@ -209,9 +209,9 @@ def _linen_module(backend: str) -> Any:
 def _check_object(name: str, layer: Any, linen: Any) -> None:
     """A layer has nothing to learn; one that has would be a model, and its gradients are its own."""
     if not callable(layer):
-        raise CheckError(f"{name}: makes objects that cannot be called; accepted is {ACCEPTED}.")
+        raise CheckError(f"{name}: makes objects that cannot be called; expected {ACCEPTED}.")
     if _made(name, lambda: _learns(layer, linen)):
-        raise CheckError(f"{name}: has parameters to learn; accepted is {ACCEPTED}.")
+        raise CheckError(f"{name}: has parameters to learn; expected {ACCEPTED}.")
 
 
 def _check_output(form: Form) -> None:
@@ -222,7 +222,7 @@ def _check_output(form: Form) -> None:
     except (Exception, SystemExit):  # that is a refusal, and its cells say so
         return
     if not isinstance(y, type(half.the_x())):
-        raise CheckError(f"{form.name}: called with (x, λ), returned a {type(y).__name__}; accepted is {ACCEPTED}.")
+        raise CheckError(f"{form.name}: called with (x, λ), returned a {type(y).__name__}; expected {ACCEPTED}.")
 
 
 def _learns(layer: Any, linen: Any) -> bool:

@@ -91,9 +91,9 @@ def _useless(cells: Sequence[Cell]) -> list[str]:
 
 def _backends(target: str | None, backend: str | None) -> tuple[str, ...]:
     if backend is not None and backend not in _FRAMEWORKS:
-        raise CheckError(f"--backend: got {backend!r}; accepted is torch or jax.")
+        raise CheckError(f"--backend: got {backend!r}; expected torch or jax.")
     if target is not None and backend is None:
-        raise CheckError("--target: got no --backend; accepted is --backend torch or --backend jax beside it.")
+        raise CheckError("--target: got no --backend; expected --backend torch or --backend jax beside it.")
     if backend is not None:
         return (backend,)
     if not installed_backends():
@@ -121,7 +121,7 @@ def _make_sure_of(option: str, path: str | None) -> None:
     # Not pathlib's, which raise on a name that is too long.
     taken, there = os.path.isdir(path), os.path.isdir(folder) and os.access(folder, os.W_OK)
     if not path or taken or not there or len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME:
-        raise CheckError(f"{option}: got {path!r}; accepted is a file in a folder that can be written.")
+        raise CheckError(f"{option}: got {path!r}; expected a file in a folder that can be written.")
 
 
 def _select(backends: Sequence[str], only: Sequence[str] | None) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ def integer(text: str | int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"got {text!r}; accepted is an integer") from None
+        raise typer.BadParameter(f"got {text!r}; expected an integer") from None
 
 
 def real(text: str | float) -> float:
@@ -28,7 +28,7 @@ def real(text: str | float) -> float:
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"got {text!r}; accepted is a number") from None
+        raise typer.BadParameter(f"got {text!r}; expected a number") from None
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def output_directory(out: str) -> Iterator[Path]:
     """
     if not out or (os.path.exists(out) and not os.path.isdir(out)):  # not pathlib's, which raise on a name too long
         seen = f"{out} is a file" if out else "got no name"
-        raise ConfigError(f"--out: {seen}; accepted is a directory, which is made if it is not there.")
+        raise ConfigError(f"--out: {seen}; expected a directory, which is made if it is not there.")
     absent = [folder for folder in (Path(out), *Path(out).parents) if not os.path.exists(folder)]
     try:
         try:

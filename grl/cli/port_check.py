@@ -63,7 +63,7 @@ def port_check(
     """
     for option, path in (("--json", json_file), ("--png", png_file)):
         if path is not None and (not path or Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK)):
-            raise PortError(f"{option}: got {path!r}; accepted is a file in a folder that can be written.")
+            raise PortError(f"{option}: got {path!r}; expected a file in a folder that can be written.")
     arguments, targets = _read(inputs)
     losses = None if loss is None else tuple(_load(name, "--loss") for name in loss)
     from grl.parity import compare, copy_weights
@@ -97,10 +97,10 @@ def _read(path: str) -> tuple[tuple[np.ndarray[Any, Any], ...], np.ndarray[Any, 
     except FileNotFoundError:
         raise PortError(f"--inputs: no such file: {path}.") from None
     except Exception as error:  # NumPy, zipfile and zlib each have their own for a file that is none
-        raise PortError(f"--inputs: {path} cannot be read; accepted is an .npz of numbers.") from error
+        raise PortError(f"--inputs: {path} cannot be read; expected an .npz of numbers.") from error
     targets = arrays.pop(_TARGETS, None)
     if not arrays:
-        raise PortError(f"--inputs: {path} holds no array but targets; accepted is one array for each argument.")
+        raise PortError(f"--inputs: {path} holds no array but targets; expected one array for each argument.")
     return tuple(arrays.values()), targets
 
 
@@ -116,12 +116,12 @@ def _load(name: str, what: str) -> Any:
     """Run a file and return what is called so in it."""
     path, colon, attribute = name.rpartition(":")
     if not (path and colon and attribute):
-        raise PortError(f"{what}: got {name!r}; accepted is path.py:name.")
+        raise PortError(f"{what}: got {name!r}; expected path.py:name.")
     if not Path(path).is_file():
         raise PortError(f"{what}: no such file: {path}.")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
-        raise PortError(f"{what}: {path} is no Python file; accepted is path.py:name.")
+        raise PortError(f"{what}: {path} is no Python file; expected path.py:name.")
     module = importlib.util.module_from_spec(spec)
     folder = str(Path(path).resolve().parent)
     if folder not in sys.path:

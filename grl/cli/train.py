@@ -268,7 +268,7 @@ def train(
 def _begin(settings: dict[str, Any]) -> tuple[Config, None]:
     task, data = settings.pop("task"), settings["data"]
     if task is not None and data is not None:
-        raise ConfigError("--task and --data: got both; accepted is one of them.")
+        raise ConfigError("--task and --data: got both; expected one of them.")
     if task is None:
         task = Config.task if data is None else "data"
     return Config.recommended(task, **settings), None
@@ -278,7 +278,7 @@ def _go_on(resume: str, settings: dict[str, Any]) -> tuple[Config, Checkpoint]:
     given = {name: value for name, value in settings.items() if value is not None}
     for name in sorted(given.keys() - set(_ANEW)):
         option = "init" if name == "start" else name.replace("_", "-")
-        raise ConfigError(f"--resume: got --{option} beside it; accepted is {_BESIDE_RESUME}.")
+        raise ConfigError(f"--resume: got --{option} beside it; expected {_BESIDE_RESUME}.")
     checkpoint = load_checkpoint(resume)
     return replace(checkpoint.config, **given), checkpoint
 
@@ -319,7 +319,7 @@ def _refuse_unfinished(out: str) -> None:
     left = unfinished(out)
     if left is not None:
         raise ConfigError(
-            f"--out: {out} holds the checkpoint of a run that is not finished, at step {left.step}; accepted is"
+            f"--out: {out} holds the checkpoint of a run that is not finished, at step {left.step}; expected"
             f" --resume {out}, or another directory."
         )
 

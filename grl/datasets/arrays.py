@@ -47,7 +47,7 @@ def load_arrays(arrays: Arrays, store: Store) -> Task:
     """
     for key in ("x_source", "y_source", "x_target"):
         if key not in arrays.keys:
-            raise DataError(f"{arrays.name}: the key {key!r} is missing; expected are x_source, y_source and x_target.")
+            raise DataError(f"{arrays.name}: the key {key!r} is missing; expected x_source, y_source and x_target.")
     for present, absent in (("x_test", "y_test"), ("y_test", "x_test")):
         if present in arrays.keys and absent not in arrays.keys:
             raise DataError(f"{arrays.name}: {present!r} comes without {absent!r}; a score needs both.")

@@ -46,7 +46,7 @@ class BadData:
 
     def __init__(self, policy: str) -> None:
         if policy not in ON_BAD_DATA:
-            raise ValueError(f"policy: got {policy!r}; accepted is 'stop' or 'skip'.")
+            raise ValueError(f"policy: got {policy!r}; expected 'stop' or 'skip'.")
         self.stops = policy == "stop"
         self.skipped: list[str] = []
 
@@ -76,7 +76,7 @@ def reading(name: str, expected: str) -> Iterator[None]:
         with suppress(ValueError):  # of a NUL in the name, which the opener refuses
             mode = os.stat(name).st_mode
         if not (S_ISREG(mode) or S_ISDIR(mode)):  # to open a pipe is to wait for somebody who writes
-            raise DataError(f"{name}: a pipe or a device; accepted is a file.")
+            raise DataError(f"{name}: a pipe or a device; expected a file.")
         yield
     except DataError:
         raise

@@ -27,7 +27,7 @@ __all__ = ["load_images"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 _EXPECTED = f"image ({', '.join(_FORMATS)})"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm")
-_NO_IMAGE = f"no image; expected are files named {', '.join(_SUFFIXES)}."
+_NO_IMAGE = f"no image; expected files named {', '.join(_SUFFIXES)}."
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel, at most
 _LARGEST = 4096  # pixels of a side
 _LARGEST_FILE = 1 << 27  # bytes; twice what the largest image takes as it is
@@ -77,7 +77,7 @@ def load_images(folder: str, store: Store, bad: BadData) -> Task:
 def _load(folder: str, store: Store, bad: BadData) -> Task:
     classes = {name: label for label, name in enumerate(_folders(Path(folder, "source")))}
     if len(classes) < 2:
-        raise DataError(f"{folder}: {len(classes)} folders in 'source'; expected are at least two, one for each class.")
+        raise DataError(f"{folder}: {len(classes)} folders in 'source'; expected at least two, one for each class.")
     inputs: dict[str, Samples] = {}
     labels: dict[str, Labels] = {}
     for split in ("source", "target", "test"):
@@ -106,11 +106,11 @@ def _load(folder: str, store: Store, bad: BadData) -> Task:
 def _list(root: Path, split: str, classes: dict[str, int]) -> tuple[list[str], Labels | None]:
     """The paths of all images below a folder, and their labels if they stand in folders of classes."""
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected are the folders 'source' and 'target'.")
+        raise DataError(f"{root}: no such folder; expected the folders 'source' and 'target'.")
     names = _folders(root)
     loose = [path for path in _images(root) if Path(path).name not in names]
     if names and loose:
-        raise DataError(f"{loose[0]}: lies beside folders of classes; expected is every image in one of them.")
+        raise DataError(f"{loose[0]}: lies beside folders of classes; expected every image in one of them.")
     if split == "target" and not names:
         paths, labels = loose, None
     else:
@@ -131,7 +131,7 @@ def _check_class(folder: Path, images: list[str], *, may_be_empty: bool) -> None
     """Refuse a class whose images lie a folder further down, or are none."""
     for name in _folders(folder):
         if str(folder / name) not in images:
-            raise DataError(f"{folder / name}: a folder inside of a class; expected are images alone.")
+            raise DataError(f"{folder / name}: a folder inside of a class; expected images alone.")
     if not (images or may_be_empty):
         raise DataError(f"{folder}: {_NO_IMAGE}")
 
@@ -212,11 +212,11 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
             height, width = (image.width, image.height) if turn in _SIDEWAYS else (image.height, image.width)
             if size is not None and (height, width) != size:
                 expected = f"{size[0]}×{size[1]}, as in the first image"
-                raise DataError(f"{path}: {height}×{width} pixels; expected are {expected}.")
+                raise DataError(f"{path}: {height}×{width} pixels; expected {expected}.")
             if max(height, width) > _LARGEST:
-                raise DataError(f"{path}: {height}×{width} pixels; expected are at most {_LARGEST} a side.")
+                raise DataError(f"{path}: {height}×{width} pixels; expected at most {_LARGEST} a side.")
             if image.mode not in _MODES:
-                raise DataError(f"{path}: an image of mode {image.mode}; expected are 8 bits a channel.")
+                raise DataError(f"{path}: an image of mode {image.mode}; expected 8 bits a channel.")
             seen = _on_white(image) if image.has_transparency_data else image.convert("RGB")
             seen = seen if turn is None else seen.transpose(Image.Transpose[turn])
             return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
@@ -245,5 +245,5 @@ def _contents(path: str) -> io.BytesIO:
     """The whole file: Pillow, reading by itself, takes the sizes in it at their word, and the memory for them."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
-            raise DataError(f"{path}: larger than an image should be; expected are at most {_LARGEST_FILE >> 20} MiB.")
+            raise DataError(f"{path}: larger than an image should be; expected at most {_LARGEST_FILE >> 20} MiB.")
         return io.BytesIO(file.read())

@@ -69,7 +69,7 @@ class Archive:
     def _open(self) -> zipfile.ZipFile:
         start = self._file.read(6)
         if start == b"\x93NUMPY":
-            raise DataError(f"{self.name}: a single array; expected is an .npz archive of named arrays.")
+            raise DataError(f"{self.name}: a single array; expected an .npz archive of named arrays.")
         if not start.startswith(b"PK"):
             raise DataError(f"{self.name}: truncated or no {_EXPECTED} (pickled objects are refused).")
         return zipfile.ZipFile(self._file)

@@ -54,7 +54,7 @@ def load_path(
     """
     name, store, bad = fspath(path), Store(memory << 20, follow), BadData(on_bad_data)
     if not name:  # which pathlib takes for the current directory
-        raise DataError("data: got no name; accepted is an .npz archive or a folder.")
+        raise DataError("data: got no name; expected an .npz archive or a folder.")
     try:
         is_folder = Path(name).is_dir()
     except (OSError, ValueError):
@@ -80,5 +80,5 @@ def _layout(folder: str) -> str:
         return present[0]
     if present:
         found = " and ".join(_LAYOUTS[layout] for layout in present)
-        raise DataError(f"{folder}: data in more than one layout: {found}; expected is one of them.")
-    raise DataError(f"{folder}: a folder without data; expected are {', or '.join(_LAYOUTS.values())}.")
+        raise DataError(f"{folder}: data in more than one layout: {found}; expected one of them.")
+    raise DataError(f"{folder}: a folder without data; expected {', or '.join(_LAYOUTS.values())}.")

@@ -36,7 +36,7 @@ def load_shards(folder: str, store: Store, bad: BadData) -> Task:
         if not paths and split == "test":
             continue
         if not paths:
-            raise DataError(f"{folder}: no {split}-*.npz; expected are shards of source and of target.")
+            raise DataError(f"{folder}: no {split}-*.npz; expected shards of source and of target.")
         shape = inputs["source"].shape[1:] if inputs else None
         parts: list[Part] = []
         found: list[Labels | None] = []
@@ -71,7 +71,7 @@ def _read(
     with Archive(path) as archive, store.all_or_nothing():
         for key in ("x", "y") if labelled else ("x",):
             if key not in archive.keys:
-                raise DataError(f"{path}: the key {key!r} is missing; expected are {'x and y' if labelled else 'x'}.")
+                raise DataError(f"{path}: the key {key!r} is missing; expected {'x and y' if labelled else 'x'}.")
         with archive.open("x") as stored:
             part = stored.samples(store, shape)
         if "y" not in archive.keys:

@@ -75,18 +75,18 @@ class Stored:
             DataError: no real numbers, another shape, or a number that is not finite.
         """
         if self.dtype.kind not in "fiu":
-            raise DataError(f"{self.where} has dtype {self.dtype}; expected are real numbers.")
+            raise DataError(f"{self.where} has dtype {self.dtype}; expected real numbers.")
         shape = self.shape
         if len(shape) not in (2, 4) or 0 in shape:
-            raise DataError(f"{self.where} has shape {shape}; expected is (N, C, H, W) or (N, D), nothing of it empty.")
+            raise DataError(f"{self.where} has shape {shape}; expected (N, C, H, W) or (N, D), nothing of it empty.")
         if sample_shape is not None and shape[1:] != sample_shape:
-            raise DataError(f"{self.where} has samples of shape {shape[1:]}; expected is x_source's, {sample_shape}.")
+            raise DataError(f"{self.where} has samples of shape {shape[1:]}; expected x_source's, {sample_shape}.")
         turned = self.fortran and prod(shape) > 1
         with store.write(prod(shape) * self.dtype.itemsize, None if turned else self.in_place) as writer:
             if turned and writer.memory is None:
                 raise NoRoomError(
                     f"{self.where} is in Fortran order and larger than the memory for data; "
-                    "expected is C order, as np.ascontiguousarray gives it."
+                    "expected C order, as np.ascontiguousarray gives it."
                 )
             for piece in self._pieces():
                 self._check_finite(piece)
@@ -104,17 +104,15 @@ class Stored:
             DataError: not as many, no integers, or one below 0 or far too high.
         """
         if self.dtype.kind not in "iu":
-            raise DataError(f"{self.where} has dtype {self.dtype}; expected are integers.")
+            raise DataError(f"{self.where} has dtype {self.dtype}; expected integers.")
         if self.shape != (size,):
-            raise DataError(f"{self.where} has shape {self.shape}; expected is ({size},), one label for each sample.")
+            raise DataError(f"{self.where} has shape {self.shape}; expected ({size},), one label for each sample.")
         found = []
         for piece in self._pieces():
             y = piece.view(self.dtype)
             if y.min() < 0 or y.max() > _LARGEST_LABEL:
                 wrong = y.min() if y.min() < 0 else y.max()
-                raise DataError(
-                    f"{self.where} holds the label {wrong}; expected are labels from 0 to {_LARGEST_LABEL}."
-                )
+                raise DataError(f"{self.where} holds the label {wrong}; expected labels from 0 to {_LARGEST_LABEL}.")
             found.append(y.astype(np.int64))
         return np.concatenate(found)
 
@@ -135,7 +133,7 @@ class Stored:
         with np.errstate(over="ignore", invalid="ignore"):
             x = piece.view(self.dtype).astype(np.float32)
         if not np.isfinite(x).all():
-            raise DataError(f"{self.where} holds NaN or infinite numbers; expected are finite ones (float32).")
+            raise DataError(f"{self.where} holds NaN or infinite numbers; expected finite ones (float32).")
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -90,13 +90,13 @@ def make_task(
     known = np.unique(labels["source"])
     low, high = known[0], known[-1]
     if low == high:
-        raise DataError(f"{where['source']} holds the label {low} alone; expected are at least two classes.")
+        raise DataError(f"{where['source']} holds the label {low} alone; expected at least two classes.")
     for split, y in labels.items():
         unknown = np.setdiff1d(y, known)
         if len(unknown):
             wrong = unknown[-1]
             expected = f"{low} to {high}" + (f" without {wrong}" if low < wrong < high else "")
-            raise DataError(f"{where[split]} holds the label {wrong}; expected are y_source's, {expected}.")
+            raise DataError(f"{where[split]} holds the label {wrong}; expected y_source's, {expected}.")
     return Task(
         name=name,
         x_source=inputs["source"],

@@ -136,12 +136,10 @@ def domain_gradient_report(
     chosen = features if callable(features) else lambda name: name.startswith(f"{features}.") or name == features
     wanted = [name for name in half.names(model) if chosen(name)]
     if not wanted and any(chosen(name) for name in half.names(model, frozen=True)):
-        raise ValueError(
-            f"features: got {features!r}, which is frozen; accepted is what has a parameter that is trained."
-        )
+        raise ValueError(f"features: got {features!r}, which is frozen; expected what has a parameter that is trained.")
     if not wanted:
         known = ", ".join(half.names(model)[:4])
-        raise ValueError(f"features: got {features!r}, which names no parameter; accepted is a part of {known}, ….")
+        raise ValueError(f"features: got {features!r}, which names no parameter; expected a part of {known}, ….")
 
     def gradients(loss: Callable[[Any, Any], Any], **how: Any) -> tuple[float, list[dict[str, Array]], int]:
         return half.gradients(loss, model, batch, wanted, **how)  # type: ignore[no-any-return]  # the half is untyped
@@ -225,7 +223,7 @@ def _backend(model: Any) -> str:
     if jax is not None and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model)):
         return "jax"
     kind = f"{type(model).__module__}.{type(model).__name__}"
-    raise TypeError(f"model: got a {kind}; accepted is an nn.Module, an nnx.Module or a pytree of JAX arrays.")
+    raise TypeError(f"model: got a {kind}; expected an nn.Module, an nnx.Module or a pytree of JAX arrays.")
 
 
 def _valid(value: Any) -> Any:

@@ -48,7 +48,7 @@ def pull_back(layer: Callable[[Any], Any], x: JaxArray) -> tuple[bool, Callable[
     """
     linen = getattr(sys.modules.get("flax"), "linen", None)
     if linen is not None and isinstance(layer, linen.Module) and layer.scope is None:
-        raise TypeError("layer: got a Linen module without variables; accepted is functools.partial(layer.apply, {}).")
+        raise TypeError("layer: got a Linen module without variables; expected functools.partial(layer.apply, {}).")
     if _is_nnx(layer):
         nnx = sys.modules["flax.nnx"]
         graph, state = nnx.split(layer)
@@ -56,9 +56,9 @@ def pull_back(layer: Callable[[Any], Any], x: JaxArray) -> tuple[bool, Callable[
     else:
         y, pull = jax.vjp(layer, x)
     if not isinstance(y, JaxArray):
-        raise TypeError(f"layer: returned a {type(y).__name__}; accepted is a JAX array.")
+        raise TypeError(f"layer: returned a {type(y).__name__}; expected a JAX array.")
     if y.shape != x.shape:
-        raise ValueError(f"layer: returned the shape {y.shape}; accepted is that of x, {x.shape}.")
+        raise ValueError(f"layer: returned the shape {y.shape}; expected that of x, {x.shape}.")
     identity = y.dtype == x.dtype and np.asarray(y).tobytes() == np.asarray(x).tobytes()
     return identity, lambda cotangent: numbers(pull(jnp.asarray(cotangent, y.dtype))[0])
 
@@ -179,7 +179,7 @@ def _places(model: Any, layer: Any) -> list[str]:
         if name and (part is layer or name == layer or (isinstance(layer, type) and isinstance(part, layer)))
     ]
     if not places and not isinstance(layer, type):
-        raise ValueError(f"layer: got {layer!r}; accepted is a submodule of the model, its name, or its class.")
+        raise ValueError(f"layer: got {layer!r}; expected a submodule of the model, its name, or its class.")
     return places
 
 

@@ -91,10 +91,10 @@ def measure_reversal(layer: Callable[[Any], Any], x: Any) -> Reversal:
     half = _half(x)
     if half is None or not half.is_real_float(x):
         seen = f"{type(x).__module__}.{type(x).__name__}{'' if half is None else f' of {x.dtype}'}"
-        raise TypeError(f"x: got a {seen}; accepted is a torch tensor or a JAX array of real floats.")
+        raise TypeError(f"x: got a {seen}; expected a torch tensor or a JAX array of real floats.")
     shape = tuple(x.shape)
     if 0 in shape:
-        raise ValueError(f"x: got the shape {shape}; accepted is one with elements.")
+        raise ValueError(f"x: got the shape {shape}; expected one with elements.")
     limits = half.finfo(x)
     epsilon, tiny = float(limits.eps), float(limits.tiny)
     generator = np.random.default_rng(0)

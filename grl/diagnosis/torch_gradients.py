@@ -62,9 +62,9 @@ def pull_back(layer: Callable[[Any], Any], x: Tensor) -> tuple[bool, Callable[[A
         x = x.detach().clone().requires_grad_()
         y = layer(x)
     if not isinstance(y, Tensor):
-        raise TypeError(f"layer: returned a {type(y).__name__}; accepted is a torch tensor.")
+        raise TypeError(f"layer: returned a {type(y).__name__}; expected a torch tensor.")
     if y.shape != x.shape:
-        raise ValueError(f"layer: returned the shape {tuple(y.shape)}; accepted is that of x, {tuple(x.shape)}.")
+        raise ValueError(f"layer: returned the shape {tuple(y.shape)}; expected that of x, {tuple(x.shape)}.")
     identity = y.dtype == x.dtype and _bits(y) == _bits(x)
 
     def pull(cotangent: Array) -> Array:
@@ -135,7 +135,7 @@ def _differentiated(loss: Tensor, parameters: list[Tensor]) -> list[Array]:
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         if any(gradient is None for gradient in found) and _has_reentrant_checkpoint(loss):
             raise ValueError(
-                "model: got a reentrant checkpoint, which gives its gradients to backward() alone; accepted is"
+                "model: got a reentrant checkpoint, which gives its gradients to backward() alone; expected"
                 " checkpoint(…, use_reentrant=False)."
             )
     return [
@@ -219,7 +219,7 @@ def _chosen(model: nn.Module, layer: Any) -> list[nn.Module]:
         if part is layer or name == layer or (isinstance(layer, type) and isinstance(part, layer))
     ]
     if not chosen or model in chosen:
-        raise ValueError(f"layer: got {layer!r}; accepted is a submodule of the model, its name, or its class.")
+        raise ValueError(f"layer: got {layer!r}; expected a submodule of the model, its name, or its class.")
     return chosen
 
 

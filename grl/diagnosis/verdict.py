@@ -145,7 +145,7 @@ def _wrong_sign(seen: Seen, coeff: float | None) -> tuple[str, str] | None:
         )
     if coeff is not None:
         return "wrong coefficient", (
-            f"{reaches}, expected is {signed(-coeff)}: the layer holds another λ, or there is more than one layer."
+            f"{reaches}, expected {signed(-coeff)}: the layer holds another λ, or there is more than one layer."
         )
     return None
 

@@ -61,7 +61,7 @@ def build_architecture(task: Task, config: Config) -> Architecture:
         raise ConfigError(f"{task.name}: {error}") from error
     if config.batch_size == 1 and architecture.is_image and architecture.feature_map == (1, 1):
         raise ConfigError(  # with one value of a channel, it is its own mean: nothing of the image would be left
-            f"batch_size: got 1 for {task.name}, whose last feature map is of 1×1; accepted is an integer from 2, as"
+            f"batch_size: got 1 for {task.name}, whose last feature map is of 1×1; expected an integer from 2, as"
             " batch norm needs more than one value of each channel."
         )
     return architecture

@@ -148,7 +148,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     content = _read_json(path)
     try:
         if content["format"] != _FORMAT:
-            raise CheckpointError(f"{path}: has the format {shown(content['format'])}; accepted is {_FORMAT}.")
+            raise CheckpointError(f"{path}: has the format {shown(content['format'])}; expected {_FORMAT}.")
         if content.pop("sha256") != _digest(content):
             raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 is another.")
         config = Config.from_json(content["config"])
@@ -191,7 +191,7 @@ def check_network(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
         if found is None:
             raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is missing.")
         if found.shape != shape:
-            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is of shape {found.shape}; expected is {shape}.")
+            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is of shape {found.shape}; expected {shape}.")
 
 
 def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, An
     for key, array in expected.items():
         if (array.shape, array.dtype) != (state[key].shape, state[key].dtype):
             kinds = [f"{kind.dtype} of shape {kind.shape}" for kind in (state[key], array)]
-            raise CheckpointError(f"{name}: {key!r} is {kinds[0]}; expected is {kinds[1]}.")
+            raise CheckpointError(f"{name}: {key!r} is {kinds[0]}; expected {kinds[1]}.")
     for key, value in data.items():
         if checkpoint.data.get(key) != value:
             found = f"{key} is {value!r}; was {shown(checkpoint.data.get(key))}"

@@ -144,30 +144,30 @@ class Config:
         names = {field.name for field in fields(cls)}
         if not isinstance(settings, dict) or settings.keys() != names:
             wrong = shown(sorted(names ^ settings.keys())) if isinstance(settings, dict) else "something else"
-            raise ConfigError(f"config: got {wrong} too few or too many; accepted are all settings, and no other.")
+            raise ConfigError(f"config: got {wrong} too few or too many; expected all settings, and no other.")
         return cls(**settings)
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"{name}: got {shown(getattr(self, name))}; accepted is {' or '.join(map(repr, choices))}."
+                    f"{name}: got {shown(getattr(self, name))}; expected {' or '.join(map(repr, choices))}."
                 )
         for name in ("task", "data", "schedule", "device", "start"):
             if self._is_given(name) and not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; accepted is a text.")
+                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; expected a text.")
         for name, least in _SMALLEST.items():
             if self._is_given(name):
                 self._set(name, _integer(name, getattr(self, name), least))
         for name, most in _LARGEST.items():
             if self._is_given(name) and getattr(self, name) > most:
-                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; accepted is an integer from 1 to {most}.")
+                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; expected an integer from 1 to {most}.")
         for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
             if self._is_given(name):
                 real = _real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
                 self._set(name, real)
         if not isinstance(self.tensorboard, bool):
-            raise ConfigError(f"tensorboard: got {shown(self.tensorboard)}; accepted is True or False.")
+            raise ConfigError(f"tensorboard: got {shown(self.tensorboard)}; expected True or False.")
         self._set("momentum", _real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1))
         self._set("decay", _real("decay", self.decay, "from 0", lambda value: value >= 0))
         for name in ("channels", "hidden", "label_hidden", "domain_hidden"):
@@ -221,13 +221,13 @@ def _parse_schedule(text: str, steps: int) -> Schedule:
             return ConstantSchedule(*(numbers or (1.0,)))
     except ValueError:
         pass  # no number, or not a finite one: the sentence below says what is accepted
-    raise ConfigError(f"schedule: got {shown(text)}; accepted is dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
+    raise ConfigError(f"schedule: got {shown(text)}; expected dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
 
 
 def _integer(name: str, value: Any, smallest: int) -> int:
     """An int, whatever kind of integer came: JSON knows no NumPy."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
-        raise ConfigError(f"{name}: got {shown(value)}; accepted is an integer from {smallest}.")
+        raise ConfigError(f"{name}: got {shown(value)}; expected an integer from {smallest}.")
     return int(value)
 
 
@@ -237,13 +237,13 @@ def _real(name: str, value: Any, accepted: str, accepts: Callable[[float], bool]
         with suppress(OverflowError):  # an integer that no float holds
             number = float(value)
     if not math.isfinite(number) or not accepts(number):
-        raise ConfigError(f"{name}: got {shown(value)}; accepted is a finite number {accepted}.")
+        raise ConfigError(f"{name}: got {shown(value)}; expected a finite number {accepted}.")
     return number
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        raise ConfigError(f"{name}: got {shown(sizes)}; accepted is one size for each layer.")
+        raise ConfigError(f"{name}: got {shown(sizes)}; expected one size for each layer.")
     if not sizes and name in ("channels", "hidden"):
-        raise ConfigError(f"{name}: got none; accepted is one size for each layer.")
+        raise ConfigError(f"{name}: got none; expected one size for each layer.")
     return tuple(_integer(name, size, 1) for size in sizes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grl.experiment.log import EVENTS
+from grl.experiment.files import EVENTS
 
 try:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog

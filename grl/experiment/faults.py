@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from grl.arrays import Array, Weights
+from grl.diagnosis.gradient_report import DomainGradientReport
 from grl.errors import GrlError
 from grl.experiment.config import ConfigError
 from grl.files import replacing
-from grl.parity import DomainGradientReport
 from grl.weights_file import save_weights
 
 __all__ = ["FILES", "Fault", "FaultError", "StoppedError", "save_fault"]

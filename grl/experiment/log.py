@@ -14,10 +14,9 @@ from grl.experiment.config import ConfigError
 from grl.files import replacing
 from grl.weights_file import CheckpointError
 
-__all__ = ["EVENTS", "NAME", "Log", "read_log"]
+__all__ = ["NAME", "Log", "read_log"]
 
 NAME = "metrics.jsonl"
-EVENTS = "events.out.tfevents."  # what the names of TensorBoard's event files begin with
 _KEYS = ("step", "label_loss", "domain_loss", "coeff")
 
 Record = dict[str, Any]

@@ -93,7 +93,7 @@ class Processes:
         for index, text in enumerate(self.exchange(value)):
             if text != value:
                 raise RefusedByAllError(
-                    f"{name}: process {index} of {self.count} has others than process {self.index}; accepted is one"
+                    f"{name}: process {index} of {self.count} has others than process {self.index}; expected one"
                     " command with the same files for all."
                 )
 
@@ -114,7 +114,7 @@ def check_shares(batch_size: int, count: int, what: str) -> None:
         ConfigError: it cannot.
     """
     if batch_size % count:
-        raise ConfigError(f"batch_size: got {batch_size} for {count} {what}; accepted is a multiple of {count}.")
+        raise ConfigError(f"batch_size: got {batch_size} for {count} {what}; expected a multiple of {count}.")
 
 
 def launched() -> tuple[str | None, int, int]:
@@ -141,4 +141,4 @@ def _number(name: str, default: str = "") -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{name} in the environment: got {text!r}; accepted is an integer.") from None
+        raise ConfigError(f"{name} in the environment: got {text!r}; expected an integer.") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grl.datasets import DataError, Task, load_path, load_task
+from grl.diagnosis.gradient_report import DomainGradientReport
 from grl.experiment.backend import build_architecture, build_trainer, import_backend, versions
 from grl.experiment.batching import batches, fingerprint, stream
 from grl.experiment.checkpoint import (
@@ -23,12 +24,12 @@ from grl.experiment.checkpoint import (
 )
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.faults import FILES, Fault, FaultError, StoppedError, save_fault
-from grl.experiment.log import EVENTS, Log
+from grl.experiment.files import EVENTS
+from grl.experiment.log import Log
 from grl.experiment.loop import run_steps
 from grl.experiment.processes import ALONE, Processes
 from grl.experiment.result import Result, Update, look
 from grl.experiment.scores import score
-from grl.parity import DomainGradientReport
 from grl.weights_file import CheckpointError
 
 __all__ = ["load_data", "report_gradients", "train"]
@@ -77,9 +78,7 @@ def train(
         ProcessLostError: another process has ended, or has kept this one waiting for too long.
     """
     if config.checkpoint_every is not None and out is None:
-        raise ConfigError(
-            f"checkpoint_every: got {config.checkpoint_every} without `out`; accepted is both, or neither."
-        )
+        raise ConfigError(f"checkpoint_every: got {config.checkpoint_every} without `out`; expected both, or neither.")
     with processes.agree(ConfigError, CheckpointError, DataError, ImportError):
         task = load_data(config) if task is None else task
         weights = None

@@ -56,7 +56,7 @@ class DANN(nnx.Module):
     ) -> None:
         output_dim = getattr(backbone, "output_dim", None)
         if isinstance(output_dim, bool) or not isinstance(output_dim, Integral):
-            raise TypeError(f"backbone: output_dim is {output_dim!r}; accepted is the integer number of features.")
+            raise TypeError(f"backbone: output_dim is {output_dim!r}; expected the integer number of features.")
         self.backbone, size = backbone, int(output_dim)
         self.label_classifier = MLP(size, (*label_hidden, num_classes), "relu", activate_last=False, rngs=rngs)
         self.domain_classifier = MLP(size, (*domain_hidden, 1), "relu", activate_last=False, rngs=rngs)

@@ -161,7 +161,7 @@ def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
         if is_plain(leaf) or is_jaxs_own or isinstance(leaf, jax.Device):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
-        raise TypeError(f"x: got a {kind}; accepted are JAX arrays, in tuples, lists and dicts (pytrees).")
+        raise TypeError(f"x: got a {kind}; expected JAX arrays, in tuples, lists and dicts (pytrees).")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     shape = aligned_shape(jnp.shape(coeff), leaf.shape)

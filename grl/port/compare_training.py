@@ -75,7 +75,7 @@ def compare_training(
         tuple(batch) if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None) for batch in batches
     ]
     if not batches:
-        raise ValueError("batches: got none; accepted is a sequence of (inputs, targets).")
+        raise ValueError("batches: got none; expected a sequence of (inputs, targets).")
     steps = len(batches) if steps is None else steps
     lab = _Laboratory(torch_model, nnx_model, batches, loss, optimizers, layout, train, names, ignore)
     for step in range(steps):

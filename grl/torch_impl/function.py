@@ -293,7 +293,7 @@ def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
         if is_plain(leaf) or isinstance(leaf, _TORCHS_OWN):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
-        raise TypeError(f"x: got a {kind}; accepted are torch tensors, in tuples, lists and dicts (pytrees).")
+        raise TypeError(f"x: got a {kind}; expected torch tensors, in tuples, lists and dicts (pytrees).")
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
     if torch.compiler.is_exporting() and not torch.is_grad_enabled() and forward_ad._current_level < 0:

@@ -129,7 +129,7 @@ def _loaded(coeff: Any, as_tensor: bool) -> float | Tensor:
 def _count(step: Any) -> int:
     number = step.item() if isinstance(step, Tensor) and step.dim() == 0 else step
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise TypeError(f"step: got {step!r}; accepted is an integer from 0.")
+        raise TypeError(f"step: got {step!r}; expected an integer from 0.")
     return number
 
 

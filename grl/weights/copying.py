@@ -53,7 +53,7 @@ def copy_weights(
     """
     sides = side_of(source, "source"), side_of(target, "target")
     if sides[0] == sides[1]:
-        raise TypeError(f"target: got a second model of {half_of(sides[0]).NAME}; accepted is one of each framework.")
+        raise TypeError(f"target: got a second model of {half_of(sides[0]).NAME}; expected one of each framework.")
     torch_model, nnx_model = (source, target) if sides[0] == "torch" else (target, source)
     pairing = pair(torch_model, nnx_model, names)
     if strict and not pairing.complete:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grl.port.runs.recording import Array
+from grl.arrays import Array
 from grl.weights.feature_order import BY_FEATURE, to_channels_first
 from grl.weights.layouts import in_nnx_layout, inputs_of
 from grl.weights.pairing import Pairing

@@ -38,7 +38,7 @@ def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node 
         return None
     if metadata["grl_portable"] != _VERSION:
         version = metadata["grl_portable"]
-        raise CheckpointError(f"{path}: of version {version!r} of the portable format; accepted is {_VERSION}.")
+        raise CheckpointError(f"{path}: of version {version!r} of the portable format; expected {_VERSION}.")
     try:
         leaves = []
         for name, kind, parts in json.loads(metadata["layers"]):

@@ -92,10 +92,10 @@ def _given(tree: Node, flatten: Mapping[str, Sequence[int]], aliases: Mapping[st
         node = known.get(aliases.get(name, name))
         inputs = None if node is None else _inputs(node)
         if node is None or inputs is None:
-            raise PortError(f"flatten: got {name!r}; accepted is a layer such as {', '.join(_suspects(tree)) or '…'}.")
+            raise PortError(f"flatten: got {name!r}; expected a layer such as {', '.join(_suspects(tree)) or '…'}.")
         wrong = inputs % shape[0] if len(shape) == 1 else inputs - prod(shape)
         if wrong:
-            raise PortError(f"flatten: got {name!r}: {tuple(shape)}; accepted is (C, H, W) with {inputs} elements.")
+            raise PortError(f"flatten: got {name!r}: {tuple(shape)}; expected (C, H, W) with {inputs} elements.")
         found[node.path] = shape[0]
     return found
 

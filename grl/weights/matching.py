@@ -57,11 +57,11 @@ class Search:
             for name, there in zip((torch_name, nnx_name), known, strict=True):
                 if name not in there:
                     some = ", ".join(list(there)[1:5])
-                    raise PortError(f"names: got {name!r}; accepted is a module or tensor such as {some}.")
+                    raise PortError(f"names: got {name!r}; expected a module or tensor such as {some}.")
             pair = known[0][torch_name], known[1][nnx_name]
             if pair[0].kind != pair[1].kind:
                 kinds = " and a ".join(node.kind or "module without a rule" for node in pair)
-                raise PortError(f"names: got {torch_name!r} and {nnx_name!r}, a {kinds}; accepted are two of one kind.")
+                raise PortError(f"names: got {torch_name!r} and {nnx_name!r}, a {kinds}; expected two of one kind.")
             self.match(*pair, "given")
 
     def match(self, torch: Node, nnx: Node, how: str) -> None:

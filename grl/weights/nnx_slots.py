@@ -36,7 +36,7 @@ def children(module: Any) -> Iterator[tuple[str, str, Any]]:
                 continue
             held = value.get_value()
             if not hasattr(held, "dtype") and not np.isscalar(held):
-                raise PortError(f"{name}: got a Variable that holds a {type(held).__name__}; accepted is one array.")
+                raise PortError(f"{name}: got a Variable that holds a {type(held).__name__}; expected one array.")
             yield name, name, value
         elif _has_parts(value):
             yield name, name, value

@@ -56,7 +56,7 @@ def narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
         return array
     kinds = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V: the floats of ml_dtypes
     if kinds.get(array.dtype.kind, 4) > kinds.get(dtype.kind, 2):
-        raise ValueError(f"got {array.dtype}; accepted is {dtype}")
+        raise ValueError(f"got {array.dtype}; expected {dtype}")
     with np.errstate(all="ignore"):
         converted = array.astype(dtype)
         if dtype.kind in "bui":
@@ -101,7 +101,7 @@ def write_all(slots: Mapping[str, Slot], arrays: Weights) -> None:
                 raise PortError(f"{name}: the target has no such array, and the source's is not 0.")
             continue
         if slot.shape is not None and slot.shape != array.shape:
-            raise PortError(f"{name}: got the shape {array.shape}; accepted is {slot.shape}.")
+            raise PortError(f"{name}: got the shape {array.shape}; expected {slot.shape}.")
         before = sources.setdefault(slot.identity, name)
         if before != name and not np.array_equal(arrays[before], array, equal_nan=True):
             raise PortError(f"{name}: is one with {before} in the target, and the source has two different arrays.")

@@ -33,7 +33,7 @@ def side_of(model: Any, argument: str = "model") -> str:
         if isinstance(model, getattr(sys.modules.get(package), "Module", ())):
             return side
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise TypeError(f"{argument}: got a {kind}; accepted is an nn.Module of PyTorch or an nnx.Module.")
+    raise TypeError(f"{argument}: got a {kind}; expected an nn.Module of PyTorch or an nnx.Module.")
 
 
 def half_of(side: str) -> Any:

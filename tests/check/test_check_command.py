@@ -255,8 +255,8 @@ def test_picture_is_drawn_and_nothing_else_written(here: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("forgetful", "got 'forgetful'; accepted is package.module:callable"),
-        (":forgetful", "got ':forgetful'; accepted is package.module:callable"),
+        ("forgetful", "got 'forgetful'; expected package.module:callable"),
+        (":forgetful", "got ':forgetful'; expected package.module:callable"),
         (
             "no_such_module:f",
             "no_such_module cannot be imported (ModuleNotFoundError: No module named 'no_such_module')",
@@ -281,7 +281,7 @@ def test_bad_target_is_one_sentence(backend: str, target: str, sentence: str) ->
     assert (output.status, output.out) == (2, "")
     assert output.err.startswith(f"grl: --target: {sentence.replace('THEIRS', module)}")
     assert output.err.count("\n") == 1
-    assert "accepted is" in output.err
+    assert "expected" in output.err
 
 
 @each_backend
@@ -300,7 +300,7 @@ def test_layers_that_learn_are_refused(backend: str, here: Path) -> None:
     finally:
         sys.modules.pop("learns", None)
     assert output.status == 2
-    assert output.err.startswith("grl: --target: L: has parameters to learn; accepted is")
+    assert output.err.startswith("grl: --target: L: has parameters to learn; expected")
 
 
 @pytest.mark.parametrize(
@@ -308,17 +308,17 @@ def test_layers_that_learn_are_refused(backend: str, here: Path) -> None:
     [
         (
             ["--target", "math:sqrt"],
-            "--target: got no --backend; accepted is --backend torch or --backend jax beside it.",
+            "--target: got no --backend; expected --backend torch or --backend jax beside it.",
         ),
-        (["--backend", "tensorflow"], "--backend: got 'tensorflow'; accepted is torch or jax."),
-        (["--only", ""], "--only: got ''; accepted is (a part of) a name, such as "),
-        (["--only", "teleport"], "--only: got 'teleport'; accepted is (a part of) a name, such as "),
+        (["--backend", "tensorflow"], "--backend: got 'tensorflow'; expected torch or jax."),
+        (["--only", ""], "--only: got ''; expected (a part of) a name, such as "),
+        (["--only", "teleport"], "--only: got 'teleport'; expected (a part of) a name, such as "),
         (
             ["--json", "nowhere/a.json"],
-            "--json: got 'nowhere/a.json'; accepted is a file in a folder that can be written.",
+            "--json: got 'nowhere/a.json'; expected a file in a folder that can be written.",
         ),
-        (["--png", "."], "--png: got '.'; accepted is a file in a folder that can be written."),
-        (["--json", ""], "--json: got ''; accepted is a file in a folder that can be written."),
+        (["--png", "."], "--png: got '.'; expected a file in a folder that can be written."),
+        (["--json", ""], "--json: got ''; expected a file in a folder that can be written."),
     ],
 )
 def test_bad_option_is_one_sentence(words: list[str], sentence: str) -> None:
@@ -362,12 +362,12 @@ def test_names_are_exact_or_parts(backend: str) -> None:
     assert select([backend], ["eager"]) == {backend: [part]}
     assert select([backend], ["VMAP"])[backend] == [name for name in everything if "vmap" in name.lower()]
     assert select([backend], ["vmap", "eager"])[backend][0] == "eager"  # in the order of the table
-    with pytest.raises(CheckError, match="transformations: got 'teleport'; accepted is"):
+    with pytest.raises(CheckError, match="transformations: got 'teleport'; expected"):
         check_layer(lambda x, coeff: x, backend=backend, transformations=["teleport"])
 
 
 def test_unknown_backend_is_refused() -> None:
-    with pytest.raises(CheckError, match="backend: got 'mxnet'; accepted is torch or jax"):
+    with pytest.raises(CheckError, match="backend: got 'mxnet'; expected torch or jax"):
         check_layer(lambda x, coeff: x, backend="mxnet")
 
 

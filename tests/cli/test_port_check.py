@@ -83,16 +83,16 @@ def test_a_divergence_is_status_1_with_its_cause(here: Path) -> None:
 @pytest.mark.parametrize(("words", "says"), [
     ("nowhere.py:make models.py:make_nnx --inputs batch.npz", "factory: no such file: nowhere.py."),
     ("models.py:nothing models.py:make_nnx --inputs batch.npz", "factory: models.py has no function nothing."),
-    ("models.py models.py:make_nnx --inputs batch.npz", "factory: got 'models.py'; accepted is path.py:name."),
+    ("models.py models.py:make_nnx --inputs batch.npz", "factory: got 'models.py'; expected path.py:name."),
     ("models.py:raises models.py:make_nnx --inputs batch.npz", "models.py:raises raises RuntimeError: no model."),
     ("models.py:make_torch models.py:make_no_model --inputs batch.npz",
      "the weights cannot be carried across: TypeError: target: got a builtins.int; "),
     ("models.py:make_torch models.py:make_nnx --inputs no.npz", "--inputs: no such file: no.npz."),
     ("models.py:make_torch models.py:make_nnx --inputs broken.npz",
-     "--inputs: broken.npz cannot be read; accepted is an .npz of numbers."),
+     "--inputs: broken.npz cannot be read; expected an .npz of numbers."),
     ("models.py:make_torch models.py:make_nnx --inputs wide.npz", "the models cannot be compared: RuntimeError: "),
     ("models.py:make_torch models.py:make_nnx --inputs batch.npz --layout HWC",
-     "the models cannot be compared: ValueError: layout: got 'HWC'; accepted is NCHW or NHWC."),
+     "the models cannot be compared: ValueError: layout: got 'HWC'; expected NCHW or NHWC."),
 ])  # fmt: skip
 def test_bad_use_is_status_2_and_one_sentence(here: Path, words: str, says: str) -> None:
     status, out, err = port_check(*words.split())

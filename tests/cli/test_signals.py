@@ -97,7 +97,7 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path: Path, capsys: pytest.Cap
 
     save_checkpoint(tmp_path, Checkpoint(Config(steps=9), Done(2), {}, {}, {}, ()), "")
     assert main(["train", "--task", "moons", "--out", str(tmp_path)]) == 2
-    expected = f"grl: --out: {tmp_path} holds the checkpoint of a run that is not finished, at step 2; accepted is"
+    expected = f"grl: --out: {tmp_path} holds the checkpoint of a run that is not finished, at step 2; expected"
     assert capsys.readouterr().err == f"{expected} --resume {tmp_path}, or another directory.\n"
 
 

@@ -28,7 +28,7 @@ each_memory = pytest.mark.parametrize("memory", [0, 1024], ids=["in files", "in 
 def test_a_folder_is_refused_that_is_of_no_layout_or_of_two(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(
-        DataError, match=r"a folder without data; expected are x_source\.npy, .*, or source-\*\.npz, .*/CLASS"
+        DataError, match=r"a folder without data; expected x_source\.npy, .*, or source-\*\.npz, .*/CLASS"
     ):
         load_path(tmp_path)
     (tmp_path / "source").mkdir()
@@ -45,7 +45,7 @@ def test_a_pipe_is_refused_and_not_waited_for(write: Any, tmp_path: Path) -> Non
     first.unlink()
     os.mkfifo(first)
     for one in (path, first):
-        with pytest.raises(DataError, match=f"{first.name}: a pipe or a device; accepted is a file"):
+        with pytest.raises(DataError, match=f"{first.name}: a pipe or a device; expected a file"):
             load_path(one)
 
 
@@ -60,7 +60,7 @@ def save_nan(path: Path) -> None:
 
 
 BAD_NPY = {
-    "missing": (Path.unlink, "the key 'x_source' is missing; expected are x_source, y_source and x_target"),
+    "missing": (Path.unlink, "the key 'x_source' is missing; expected x_source, y_source and x_target"),
     "empty": (lambda path: path.write_bytes(b""), r"x_source\.npy: truncated or no \.npy file of one array"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"x_source\.npy: truncated or no"),
     "longer": (lambda path: path.write_bytes(path.read_bytes() + b"0"), r"x_source\.npy: truncated or no"),
@@ -106,7 +106,7 @@ BAD_SHARDS = {
     "NaN": (lambda path: np.savez(path, x=np.full((8, 3, 12, 12), np.nan), y=np.zeros(8, int)), "'x' holds NaN"),
     "no labels": (
         lambda path: np.savez(path, x=np.ones((8, 3, 12, 12))),
-        "the key 'y' is missing; expected are x and y",
+        "the key 'y' is missing; expected x and y",
     ),
     "real labels": (lambda path: np.savez(path, x=np.ones((8, 3, 12, 12)), y=np.ones(8)), "'y' has dtype float64"),
     "other samples": (lambda path: np.savez(path, x=np.ones((8, 5)), y=np.ones(8, int)), r"samples of shape \(5,\)"),
@@ -143,7 +143,7 @@ def test_shards_that_are_all_bad_or_not_there_are_refused_whatever_is_skipped(tm
         load_path(path, on_bad_data="skip")
     for i in range(4):
         (path / f"target-{i}.npz").unlink()
-    with pytest.raises(DataError, match=r"no target-\*\.npz; expected are shards of source and of target"):
+    with pytest.raises(DataError, match=r"no target-\*\.npz; expected shards of source and of target"):
         load_path(path, on_bad_data="skip")
 
 
@@ -176,7 +176,7 @@ def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path, monkey
     assert decoded == {(12, 12)}
     assert len(task.x_target) == 18
     assert re.search(r"0000\.png: more pixels than an image should have; at most 4096 a side\.$", task.skipped[-2])
-    assert re.search(r"0001\.png: 9000×9000 pixels; expected are 12×12, as in the first image\.$", task.skipped[-1])
+    assert re.search(r"0001\.png: 9000×9000 pixels; expected 12×12, as in the first image\.$", task.skipped[-1])
 
 
 def save_narrow(path: Path) -> None:
@@ -190,8 +190,8 @@ def save_sparse(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (save_narrow, r": 1×4097 pixels; expected are at most 4096 a side\.$"),
-        (save_sparse, r": larger than an image should be; expected are at most 128 MiB\.$"),
+        (save_narrow, r": 1×4097 pixels; expected at most 4096 a side\.$"),
+        (save_sparse, r": larger than an image should be; expected at most 128 MiB\.$"),
     ],
     ids=["pixels", "bytes"],
 )
@@ -215,8 +215,8 @@ BAD_IMAGES = {
     "a flipped bit": (flip_a_byte, "truncated or no image"),
     "empty": (lambda path: path.write_bytes(b""), "truncated or no image"),
     "text": (lambda path: path.write_text("no image"), "truncated or no image"),
-    "another size": (save_image("RGB", (12, 13)), "13×12 pixels; expected are 12×12, as in the first image"),
-    "16 bits": (save_image("I;16"), "an image of mode I;16; expected are 8 bits a channel"),
+    "another size": (save_image("RGB", (12, 13)), "13×12 pixels; expected 12×12, as in the first image"),
+    "16 bits": (save_image("I;16"), "an image of mode I;16; expected 8 bits a channel"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
 }
 
@@ -250,7 +250,7 @@ def test_a_class_without_an_image_that_can_be_used_is_refused_whatever_is_skippe
     path = write_images(tmp_path / "data", arrays())
     (path / "source/class 10").mkdir()
     (path / "source/class 10/0000.tif").write_bytes(b"no format of ours")
-    with pytest.raises(DataError, match=r"source/class 10: no image; expected are files named \.png, .*\.pgm\.$"):
+    with pytest.raises(DataError, match=r"source/class 10: no image; expected files named \.png, .*\.pgm\.$"):
         load_path(path, on_bad_data="skip")
     for name in ("0000.png", "0001.png"):
         (path / "source/class 10" / name).write_text("no image")
@@ -270,9 +270,7 @@ def test_a_folder_inside_of_a_class_is_refused_by_name(folder: str, tmp_path: Pa
     (path / folder / ".hidden").mkdir()
     load_path(path)
     (path / folder / "session1").mkdir()
-    with pytest.raises(
-        DataError, match=rf"{folder}/session1: a folder inside of a class; expected are images alone\.$"
-    ):
+    with pytest.raises(DataError, match=rf"{folder}/session1: a folder inside of a class; expected images alone\.$"):
         load_path(path, on_bad_data="skip")
 
 
@@ -282,7 +280,7 @@ def test_an_image_beside_folders_of_classes_is_refused_by_name(split: str, tmp_p
     if split == "target":
         sort_target(path, "class 1")
     save_image("RGB")(path / split / "0.png")
-    message = rf"{split}/0\.png: lies beside folders of classes; expected is every image in one of them\.$"
+    message = rf"{split}/0\.png: lies beside folders of classes; expected every image in one of them\.$"
     with pytest.raises(DataError, match=message):
         load_path(path, on_bad_data="skip")
 
@@ -389,8 +387,8 @@ def test_folders_of_classes_in_the_target_are_its_labels(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (["source/a", "target"], "1 folders in 'source'; expected are at least two, one for each class"),
-        (["source/a", "source/b"], r"source/a: no image; expected are files named \.png"),
+        (["source/a", "target"], "1 folders in 'source'; expected at least two, one for each class"),
+        (["source/a", "source/b"], r"source/a: no image; expected files named \.png"),
         (["source"], "0 folders in 'source'"),
     ],
 )
@@ -405,7 +403,7 @@ def test_a_target_without_an_image_is_refused(tmp_path: Path) -> None:
     path = write_images(tmp_path / "data", arrays())
     for image in (path / "target").glob("*.png"):
         image.rename(image.with_suffix(".tif"))
-    with pytest.raises(DataError, match=r"data/target: no image; expected are files named \.png"):
+    with pytest.raises(DataError, match=r"data/target: no image; expected files named \.png"):
         load_path(path)
 
 

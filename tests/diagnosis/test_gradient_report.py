@@ -360,7 +360,7 @@ BROKEN: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     ),
     "another λ": (
         lambda side: {"reverse": side.impl.gradient_reversal, "coeff": 0.5},
-        "wrong coefficient: the domain gradient reaches the feature extractor with the factor −1, expected is −0.5:"
+        "wrong coefficient: the domain gradient reaches the feature extractor with the factor −1, expected −0.5:"
         " the layer holds another λ, or there is more than one layer.",
     ),
     "λ = 0": (
@@ -467,7 +467,7 @@ def test_a_reentrant_checkpoint_is_refused_and_no_other():
             forward, x.clone().requires_grad_(), use_reentrant=reentrant
         )
         if reentrant:
-            with pytest.raises(ValueError, match=r"^model: got a reentrant checkpoint, .* accepted is checkpoint\("):
+            with pytest.raises(ValueError, match=r"^model: got a reentrant checkpoint, .* expected checkpoint\("):
                 report(side, None, model=model)
         else:
             assert report(side, None, model=model).verdict == "ok"
@@ -580,20 +580,18 @@ def test_what_it_shows_and_writes(side: Any, tmp_path: Path):
 
 def test_what_is_neither_model_nor_features_nor_layer_is_refused(side: Any):
     reverse = side.impl.GRL(0.5)
-    with pytest.raises(ValueError, match=r"^features: got 'encoder', which names no parameter; accepted is "):
+    with pytest.raises(ValueError, match=r"^features: got 'encoder', which names no parameter; expected "):
         report(side, reverse, features="encoder")
     if isinstance(side, Torch):
         frozen = side.model(reverse)
         frozen.backbone.requires_grad_(False)
-        with pytest.raises(ValueError, match=r"^features: got 'backbone', which is frozen; accepted is what has"):
+        with pytest.raises(ValueError, match=r"^features: got 'backbone', which is frozen; expected what has"):
             report(side, None, model=frozen)
-    with pytest.raises(ValueError, match=r"^layer: got 'grl'; accepted is a submodule of the model, its name, or its"):
+    with pytest.raises(ValueError, match=r"^layer: got 'grl'; expected a submodule of the model, its name, or its"):
         report(side, reverse, layer="grl")
-    with pytest.raises(
-        ValueError, match=r"^layer: got <function .* accepted is a submodule .* or a global function\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^layer: got <function .* expected a submodule .* or a global function\.$"):
         report(side, reverse, layer=lambda x: x)
-    with pytest.raises(TypeError, match=r"^model: got a builtins.str; accepted is an nn.Module, an nnx.Module or a "):
+    with pytest.raises(TypeError, match=r"^model: got a builtins.str; expected an nn.Module, an nnx.Module or a "):
         report(side, reverse, model="model")
 
 

@@ -174,7 +174,7 @@ def test_linen_modules_are_measured_when_bound():
     from grl.jax_impl import linen
 
     assert measure_reversal(functools.partial(linen.GRL(0.25).apply, {}), Jax().array((3,))).factor == -0.25
-    with pytest.raises(TypeError, match=r"layer: got a Linen module without variables; accepted is functools.partial"):
+    with pytest.raises(TypeError, match=r"layer: got a Linen module without variables; expected functools.partial"):
         measure_reversal(linen.GRL(0.25), Jax().array((3,)))
 
 
@@ -315,7 +315,7 @@ def test_the_assertion_says_what_was_seen_and_what_was_expected(side: Any):
 
 
 def test_arrays_of_neither_framework_are_refused(side: Any):
-    accepted = "accepted is a torch tensor or a JAX array of real floats"
+    accepted = "expected a torch tensor or a JAX array of real floats"
     with pytest.raises(TypeError, match=rf"^x: got a numpy.ndarray; {accepted}\.$"):
         measure_reversal(side.impl.gradient_reversal, np.ones(3))
     with pytest.raises(TypeError, match=rf"^x: got a builtins.list; {accepted}\.$"):
@@ -327,9 +327,9 @@ def test_arrays_of_neither_framework_are_refused(side: Any):
 
 def test_what_is_no_layer_is_refused(side: Any):
     x = side.array((4, 3))
-    with pytest.raises(ValueError, match=r"^x: got the shape \(0, 3\); accepted is one with elements\.$"):
+    with pytest.raises(ValueError, match=r"^x: got the shape \(0, 3\); expected one with elements\.$"):
         measure_reversal(side.impl.gradient_reversal, x[:0])
-    with pytest.raises(TypeError, match=r"^layer: returned a tuple; accepted is a "):
+    with pytest.raises(TypeError, match=r"^layer: returned a tuple; expected a "):
         measure_reversal(lambda x: (x, x), x)
-    with pytest.raises(ValueError, match=r"^layer: returned the shape \(4,\); accepted is that of x, \(4, 3\)\.$"):
+    with pytest.raises(ValueError, match=r"^layer: returned the shape \(4,\); expected that of x, \(4, 3\)\.$"):
         measure_reversal(lambda x: x.sum(1), x)

@@ -287,7 +287,7 @@ def test_what_an_earlier_run_has_left_goes_but_the_run_that_goes_on_keeps_its_ow
 
 
 def test_checkpoints_without_a_directory_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^checkpoint_every: got 20 without `out`; accepted is both, or neither\.$"):
+    with pytest.raises(ConfigError, match=r"^checkpoint_every: got 20 without `out`; expected both, or neither\.$"):
         train(config_of("torch"))
 
 
@@ -361,7 +361,7 @@ def test_a_file_that_is_truncated_changed_or_missing_is_named(name: str, written
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"format": 2}, "has the format 2; accepted is 1"),
+    ({"format": 2}, "has the format 2; expected 1"),
     ({"step": 10}, "is at step 10 of 9"),
     ({"step": -1}, "no checkpoint of a run"),
     ({"step": True}, "no checkpoint of a run"),
@@ -390,11 +390,11 @@ def test_a_checkpoint_of_another_network_or_of_other_data_is_refused(tmp_path: P
     for other, message in (
         (
             replace(config, hidden=(9,)),
-            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected is \(9, 2\)",
+            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected \(9, 2\)",
         ),
         (  # of a size that would take all memory, if it were made before it is looked at
             replace(config, hidden=(10**12,)),
-            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected is \(1000000000000, 2\)",
+            r"'model/backbone.layers.0.weight' is of shape \(8, 2\); expected \(1000000000000, 2\)",
         ),
         (replace(config, hidden=(8, 8)), r"'model/backbone.layers.1.weight' is missing"),
         (replace(config, optimizer="sgd"), "'exp_avg/.*' has no place in this network"),

@@ -28,15 +28,15 @@ def test_numpys_numbers_are_settings_too_and_are_written_as_pythons() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"schedule": "linear:1"}, r"schedule: got 'linear:1'; accepted is dann\[:GAMMA\], linear\[:START:END\] or"),
+    ({"schedule": "linear:1"}, r"schedule: got 'linear:1'; expected dann\[:GAMMA\], linear\[:START:END\] or"),
     ({"schedule": "dann:1:2"}, "schedule: got 'dann:1:2'"),
     ({"schedule": "constant:inf"}, "schedule: got 'constant:inf'"),
-    ({"decay": 10**400}, r"decay: got 10000\d* …; accepted is a finite number from 0\."),
-    ({"learning_rate": True}, "learning_rate: got True; accepted is a finite number above 0"),
+    ({"decay": 10**400}, r"decay: got 10000\d* …; expected a finite number from 0\."),
+    ({"learning_rate": True}, "learning_rate: got True; expected a finite number above 0"),
     ({"learning_rate": "1"}, "learning_rate: got '1'"),
-    ({"steps": 2.0}, r"steps: got 2\.0; accepted is an integer from 1"),
-    ({"hidden": (4, 0)}, "hidden: got 0; accepted is an integer from 1"),
-    ({"hidden": ()}, "hidden: got none; accepted is one size for each layer"),
+    ({"steps": 2.0}, r"steps: got 2\.0; expected an integer from 1"),
+    ({"hidden": (4, 0)}, "hidden: got 0; expected an integer from 1"),
+    ({"hidden": ()}, "hidden: got none; expected one size for each layer"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_named_with_what_is_accepted(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
@@ -69,9 +69,7 @@ def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value_of_a_cha
         task = Task("tiny", x, np.arange(3) % 2, x, None, None, None, 2)
         build_architecture(task, Config(batch_size=batch_size))
 
-    with pytest.raises(
-        ConfigError, match=r"^batch_size: got 1 for tiny, whose last feature map is of 1×1; accepted is"
-    ):
+    with pytest.raises(ConfigError, match=r"^batch_size: got 1 for tiny, whose last feature map is of 1×1; expected"):
         build(1)
     build(2)
     build(1, side=8)

@@ -52,7 +52,7 @@ def test_the_launcher_is_known_by_its_variables(
 def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "first")
-    with pytest.raises(ConfigError, match="RANK in the environment: got 'first'; accepted is an integer"):
+    with pytest.raises(ConfigError, match="RANK in the environment: got 'first'; expected an integer"):
         launched()
 
 
@@ -73,7 +73,7 @@ def test_one_process_that_refuses_is_a_refusal_of_all() -> None:
 
 def test_a_batch_is_dealt_out_in_equal_shares_or_refused() -> None:
     check_shares(16, 4, "processes")
-    with pytest.raises(ConfigError, match=r"^batch_size: got 15 for 2 devices; accepted is a multiple of 2\.$"):
+    with pytest.raises(ConfigError, match=r"^batch_size: got 15 for 2 devices; expected a multiple of 2\.$"):
         check_shares(15, 2, "devices")
 
 
@@ -119,7 +119,7 @@ def test_settings_and_the_file_to_start_from_are_the_same_in_all_but_not_their_p
     joined(config, recording(said), monkeypatch)
     joined(replace(config, data="there.npz", start=str(tmp_path / "same")), saying(said), monkeypatch)
     for other in ({"seed": 1}, {"start": str(tmp_path / "another")}, {"start": None}):
-        with pytest.raises(ConfigError, match=r"^settings: process 1 of 2 has others than process 0; accepted is one"):
+        with pytest.raises(ConfigError, match=r"^settings: process 1 of 2 has others than process 0; expected one"):
             joined(replace(config, **other), saying(said), monkeypatch)
 
 
@@ -243,7 +243,7 @@ def test_each_torch_process_of_a_machine_takes_an_accelerator_of_its_own(monkeyp
     assert str(find_device("gpu", ALONE)) == "cuda:0", "what a launcher says is for several"
     assert str(find_device("cuda:1", ALONE)) == "cuda:1"
     assert str(find_device("cpu", Processes(1, 2))) == "cpu"
-    with pytest.raises(ConfigError, match=r"^device: got 'cuda:1' for 2 processes; accepted is the name without a"):
+    with pytest.raises(ConfigError, match=r"^device: got 'cuda:1' for 2 processes; expected the name without a"):
         find_device("cuda:1", Processes(1, 2))
     monkeypatch.setenv("LOCAL_RANK", "2")
     for name, processes in (("cuda", Processes(2, 3)), ("cuda:2", ALONE), ("mps", ALONE), ("abacus", Processes(0, 2))):
@@ -256,7 +256,7 @@ def test_several_jax_processes_take_no_device_by_its_number() -> None:
     from grl.experiment.trainers.jax_processes import find_devices
 
     assert find_devices("cpu:0", ALONE)[0].platform == "cpu"
-    with pytest.raises(ConfigError, match=r"^device: got 'cpu:0' for 2 processes; accepted is the name without a"):
+    with pytest.raises(ConfigError, match=r"^device: got 'cpu:0' for 2 processes; expected the name without a"):
         find_devices("cpu:0", Processes(0, 2))
 
 

@@ -345,7 +345,7 @@ def test_a_refusal_is_printed_once_and_ends_all_processes(tmp_path: Path, start:
     ]
     first, second = end(start(words, torch_environments(2)))
     assert (first.status, second.status) == (2, 2)
-    assert first.err == "grl: --batch-size: got 15 for 2 processes; accepted is a multiple of 2.\n"
+    assert first.err == "grl: --batch-size: got 15 for 2 processes; expected a multiple of 2.\n"
     assert second.err == second.out == ""
     assert not (tmp_path / "run").exists()
 

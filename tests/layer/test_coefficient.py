@@ -19,16 +19,16 @@ if HAS_JAX:
     import jax.numpy as jnp
 
 TYPE_ERRORS = {
-    "bool": (True, "coeff: got True of type bool; accepted is {}."),
-    "numpy bool": (np.True_, "coeff: got np.True_ of type bool; accepted is {}."),
-    "str": ("1.0", "coeff: got '1.0' of type str; accepted is {}."),
-    "complex": (1j, "coeff: got 1j of type complex; accepted is {}."),
-    "numpy complex": (np.complex64(1), "coeff: got np.complex64(1+0j) of type complex64; accepted is {}."),
-    "list": ([0.5], "coeff: got [0.5] of type list; accepted is {}."),
-    "tuple": ((0.5,), "coeff: got (0.5,) of type tuple; accepted is {}."),
-    "decimal": (Decimal("0.5"), "coeff: got Decimal('0.5') of type Decimal; accepted is {}."),
-    "array of bool": (np.array(True), "coeff: got an array of dtype bool, which is not real; accepted is {}."),
-    "array of complex": (np.array(1j), "coeff: got an array of dtype complex128, which is not real; accepted is {}."),
+    "bool": (True, "coeff: got True of type bool; expected {}."),
+    "numpy bool": (np.True_, "coeff: got np.True_ of type bool; expected {}."),
+    "str": ("1.0", "coeff: got '1.0' of type str; expected {}."),
+    "complex": (1j, "coeff: got 1j of type complex; expected {}."),
+    "numpy complex": (np.complex64(1), "coeff: got np.complex64(1+0j) of type complex64; expected {}."),
+    "list": ([0.5], "coeff: got [0.5] of type list; expected {}."),
+    "tuple": ((0.5,), "coeff: got (0.5,) of type tuple; expected {}."),
+    "decimal": (Decimal("0.5"), "coeff: got Decimal('0.5') of type Decimal; expected {}."),
+    "array of bool": (np.array(True), "coeff: got an array of dtype bool, which is not real; expected {}."),
+    "array of complex": (np.array(1j), "coeff: got an array of dtype complex128, which is not real; expected {}."),
 }
 NOT_FINITE = {
     "nan": (float("nan"), "nan"),
@@ -92,7 +92,7 @@ def test_wrong_type_is_a_type_error_with_the_same_sentence(form: Form, kind: str
 
 @pytest.mark.parametrize("form", [f for f in FORMS if "call" not in f.name], ids=str)
 def test_none_is_a_type_error(form: Form) -> None:  # in a layer's call it stands for the layer's own λ
-    with pytest.raises(TypeError, match="coeff: got None of type NoneType; accepted is a finite real number"):
+    with pytest.raises(TypeError, match="coeff: got None of type NoneType; expected a finite real number"):
         form.reverse(_x(form, (2,)), None)
 
 
@@ -102,7 +102,7 @@ def test_number_that_is_not_finite_is_a_value_error(form: Form, kind: str) -> No
     coeff, shown = NOT_FINITE[kind]
     with pytest.raises(ValueError, match="is not finite") as caught:
         form.reverse(_x(form, (2,)), coeff)
-    assert str(caught.value) == f"coeff: got {shown}, which is not finite; accepted is {ACCEPTED}."
+    assert str(caught.value) == f"coeff: got {shown}, which is not finite; expected {ACCEPTED}."
 
 
 @pytest.mark.parametrize(("coeff_shape", "x_shape"), WRONG_SHAPES, ids=str)
@@ -110,7 +110,7 @@ def test_number_that_is_not_finite_is_a_value_error(form: Form, kind: str) -> No
 def test_wrong_shape_is_a_value_error_naming_both(
     form: Form, coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]
 ) -> None:
-    expected = f"coeff: got shape {coeff_shape} for x of shape {x_shape}; accepted is {ACCEPTED}."
+    expected = f"coeff: got shape {coeff_shape} for x of shape {x_shape}; expected {ACCEPTED}."
     expected += " Nothing is broadcast silently."
     for coeff in (np.ones(coeff_shape, dtype=np.float32), _array(form, np.ones(coeff_shape, dtype=np.float32))):
         with pytest.raises(ValueError, match="Nothing is broadcast silently") as caught:
@@ -266,5 +266,5 @@ def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: For
 
 def test_the_rule_knows_no_framework() -> None:
     assert finite_number(np.float32(0.1)) == float(np.float32(0.1))
-    with pytest.raises(TypeError, match=r"^gamma: got 'a' of type str; accepted is a number"):
+    with pytest.raises(TypeError, match=r"^gamma: got 'a' of type str; expected a number"):
         finite_number("a", "gamma", "a number")

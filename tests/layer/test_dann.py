@@ -77,7 +77,7 @@ def test_outputs_have_the_promised_shapes_in_pytorch() -> None:
     model = DANN(backbone, 10)
     classes, domains = model(torch.zeros(4, 3, 28, 28), 0.5)
     assert (classes.shape, domains.shape) == ((4, 10), (4,))
-    with pytest.raises(TypeError, match="backbone: output_dim is None; accepted is the integer number of features"):
+    with pytest.raises(TypeError, match="backbone: output_dim is None; expected the integer number of features"):
         DANN(torch.nn.Linear(2, 2), 3)
     with pytest.raises(TypeError, match="coeff"):
         model(torch.zeros(4, 3, 28, 28), "0.5")
@@ -96,7 +96,7 @@ def test_outputs_have_the_promised_shapes_in_jax() -> None:
     model = DANN(backbone, 10, rngs=rngs)
     classes, domains = model(jnp.zeros((4, 3, 28, 28)), 0.5)
     assert (classes.shape, domains.shape) == ((4, 10), (4,))
-    with pytest.raises(TypeError, match="backbone: output_dim is None; accepted is the integer number of features"):
+    with pytest.raises(TypeError, match="backbone: output_dim is None; expected the integer number of features"):
         DANN(nnx.Linear(2, 2, rngs=rngs), 3, rngs=rngs)
     with pytest.raises(TypeError, match="coeff"):
         model(jnp.zeros((4, 3, 28, 28)), "0.5")

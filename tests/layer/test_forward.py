@@ -357,7 +357,7 @@ HIDING = {
 @pytest.mark.parametrize("make", HIDING.values(), ids=HIDING)
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
 def test_object_that_may_hide_a_gradient_is_refused(form: Form, make: Any) -> None:
-    with pytest.raises(TypeError, match=r"^x: got a \S+; accepted are .* in tuples, lists and dicts \(pytrees\)\."):
+    with pytest.raises(TypeError, match=r"^x: got a \S+; expected .* in tuples, lists and dicts \(pytrees\)\."):
         form.reverse(make(_leaf(form, [1.0])), 0.5)
 
 
@@ -411,7 +411,7 @@ def test_array_of_another_library_is_refused(form: Form) -> None:
     else:
         pytest.skip("needs another array library")
     with pytest.raises(
-        TypeError, match=r"x: got a (numpy\.ndarray|torch\.Tensor); accepted are (torch tensors|JAX arrays)"
+        TypeError, match=r"x: got a (numpy\.ndarray|torch\.Tensor); expected (torch tensors|JAX arrays)"
     ):
         form.reverse(other, 0.5)
 

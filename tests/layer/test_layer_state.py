@@ -264,8 +264,8 @@ def test_torch_weights_of_a_model_without_the_layer_are_loaded() -> None:
     ("coeff", "0.3", "1.coeff: got '0.3' of type str"),
     ("coeff", torch.tensor(float("nan")), "1.coeff: got nan, which is not finite"),
     ("coeff", torch.tensor(True), "1.coeff: got True of type bool"),
-    ("step", "x", "1.step: got 'x'; accepted is an integer from 0"),
-    ("step", torch.tensor(-1), r"1.step: got tensor\(-1\); accepted is an integer from 0"),
+    ("step", "x", "1.step: got 'x'; expected an integer from 0"),
+    ("step", torch.tensor(-1), r"1.step: got tensor\(-1\); expected an integer from 0"),
     ("step", torch.tensor(0.5), r"1.step: got tensor\(0.5000\)"),
     ("step", torch.arange(2), "1.step: got tensor"),
 ])  # fmt: skip

@@ -139,7 +139,7 @@ def test_numbers_become_64_bit_floats() -> None:
 @pytest.mark.parametrize("step", [0.5, 1.0, "1", None, True, np.float64(1), [1], 1j], ids=repr)
 @pytest.mark.parametrize("schedule", [ConstantSchedule(0.5), LinearSchedule(300), DannSchedule(300)], ids=repr)
 def test_step_that_is_no_integer_is_refused(schedule: Any, step: Any) -> None:
-    with pytest.raises(TypeError, match=r"^step: got .* accepted is a Python, NumPy or JAX integer"):
+    with pytest.raises(TypeError, match=r"^step: got .* expected a Python, NumPy or JAX integer"):
         schedule(step)
 
 
@@ -156,10 +156,10 @@ def test_jax_step_that_is_no_integer_scalar_is_refused(schedule: Any) -> None:
 @pytest.mark.parametrize("make", [LinearSchedule, DannSchedule])
 def test_total_steps_is_a_positive_integer(make: Any) -> None:
     for wrong in (0, -1, np.int64(0)):
-        with pytest.raises(ValueError, match=r"^total_steps: got .*; accepted is a positive integer"):
+        with pytest.raises(ValueError, match=r"^total_steps: got .*; expected a positive integer"):
             make(wrong)
     for wrong in (1.5, "10", None, True, 10.0):
-        with pytest.raises(TypeError, match=r"^total_steps: got .*; accepted is a positive integer"):
+        with pytest.raises(TypeError, match=r"^total_steps: got .*; expected a positive integer"):
             make(wrong)
 
 
@@ -177,8 +177,8 @@ def test_total_steps_is_a_positive_integer(make: Any) -> None:
 )
 def test_every_number_is_checked_and_named(make: Any, name: str) -> None:
     for wrong in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=rf"^{name}: got .*not finite; accepted is a finite real number"):
+        with pytest.raises(ValueError, match=rf"^{name}: got .*not finite; expected a finite real number"):
             make(wrong)
     for wrong in ("1", None, True, 1j, [1.0]):
-        with pytest.raises(TypeError, match=rf"^{name}: got .*; accepted is a finite real number"):
+        with pytest.raises(TypeError, match=rf"^{name}: got .*; expected a finite real number"):
             make(wrong)

@@ -249,9 +249,9 @@ def test_attention_agrees_whose_softmax_insists_on_float32() -> None:
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
-    with pytest.raises(ValueError, match="layout: got 'HWCN'; accepted is NCHW or NHWC"):
+    with pytest.raises(ValueError, match="layout: got 'HWCN'; expected NCHW or NHWC"):
         compare(Ours(), Theirs(), SMALL, layout="HWCN")
-    with pytest.raises(TypeError, match="accepted is an nn"):
+    with pytest.raises(TypeError, match="expected an nn"):
         compare(lambda x: x, Theirs(), SMALL)
 
 

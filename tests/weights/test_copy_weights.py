@@ -290,7 +290,7 @@ def test_a_variable_of_no_array_is_no_traceback() -> None:
     outer = nnx.Dict(a=nnx.Linear(2, 2, rngs=nnx.Rngs(0)), count=nnx.Variable(0))
     assert copy_weights(linears(a=(2, 2)), outer, strict=False).unmatched_nnx == ("count",)
     outer = nnx.Dict(a=outer["a"], table=nnx.Variable({"k": jax.numpy.zeros(3)}))
-    with pytest.raises(PortError, match="table: got a Variable that holds a dict; accepted is one array"):
+    with pytest.raises(PortError, match="table: got a Variable that holds a dict; expected one array"):
         pair(linears(a=(2, 2)), outer)
 
 
@@ -493,7 +493,7 @@ def test_targets_without_memory_are_refused() -> None:
     ("source", "target", "message"),
     [
         (lambda: nn.Linear(2, 2), lambda: nn.Linear(2, 2), "target: got a second model of PyTorch"),
-        (lambda: nn.Linear(2, 2), lambda: {}, "target: got a builtins.dict; accepted is an nn.Module"),
+        (lambda: nn.Linear(2, 2), lambda: {}, "target: got a builtins.dict; expected an nn.Module"),
         (lambda: 3, lambda: nn.Linear(2, 2), "source: got a builtins.int"),
     ],
 )
@@ -505,7 +505,7 @@ def test_other_things_are_refused(source: Any, target: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"nothing": "a"}, "names: got 'nothing'; accepted is a module or tensor such as a"),
+        ({"nothing": "a"}, "names: got 'nothing'; expected a module or tensor such as a"),
         ({"a": "a.kernel"}, "names: got 'a' and 'a.kernel', a Linear and a parameter"),
     ],
 )
@@ -571,9 +571,9 @@ def test_an_unknown_order_is_not_guessed(how: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("flatten", "message"),
     [
-        ({"fc9": (4, 3, 3)}, "flatten: got 'fc9'; accepted is a layer such as fc1"),
-        ({"conv": (4, 3, 3)}, "flatten: got 'conv'; accepted is a layer such as fc1"),
-        ({"fc1": (4, 3, 2)}, r"flatten: got 'fc1': \(4, 3, 2\); accepted is \(C, H, W\) with 36 elements"),
+        ({"fc9": (4, 3, 3)}, "flatten: got 'fc9'; expected a layer such as fc1"),
+        ({"conv": (4, 3, 3)}, "flatten: got 'conv'; expected a layer such as fc1"),
+        ({"fc1": (4, 3, 2)}, r"flatten: got 'fc1': \(4, 3, 2\); expected \(C, H, W\) with 36 elements"),
     ],
 )
 def test_wrong_shapes_of_flattened_maps_are_refused(flatten: Any, message: str) -> None:

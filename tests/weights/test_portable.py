@@ -192,11 +192,11 @@ def nonsense(weights: Any) -> dict[str, str]:
     [
         (drop, "weights of another network: 'label_classifier.layers.0.weight' is missing"),
         (add, "weights of another network: 'label_classifier.layers.9.weight' has no place in this one"),
-        (reshape, "'label_classifier.layers.0.weight' has shape .* expected is"),
+        (reshape, "'label_classifier.layers.0.weight' has shape .* expected"),
         (poison, "'backbone.norms.1.running_var' holds something else than finite floating-point numbers"),
         (make_integers, "'backbone.norms.1.running_var' holds something else than finite floating-point numbers"),
         (foreign, "weights of another network: .* is missing"),
-        (newer, "of version '2' of the portable format; accepted is 1"),
+        (newer, "of version '2' of the portable format; expected 1"),
         (lying, "its list of layers is not that of its arrays"),
         (nonsense, "its list of layers is not that of its arrays"),
     ],

@@ -69,9 +69,7 @@ def find_devices(name: str, processes: Processes) -> list[jax.Device]:
     """
     kind, _, index = name.partition(":")
     if processes.count > 1 and index:
-        raise ConfigError(
-            f"device: got {name!r} for {processes.count} processes; accepted is the name without a number."
-        )
+        raise ConfigError(f"device: got {name!r} for {processes.count} processes; expected the name without a number.")
     kind = "gpu" if kind == "cuda" else kind
     local = dict.fromkeys([*jax.local_devices(), *jax.local_devices(backend="cpu")])
     present = {f"{device.platform}:{device.id}": device for device in local}

@@ -16,11 +16,11 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from grl.arrays import Array, Weights
+from grl.diagnosis.gradient_report import DomainGradientReport, domain_gradient_report
 from grl.experiment.architecture import Architecture
 from grl.experiment.processes import ALONE, Processes, check_shares
 from grl.experiment.trainers.jax_processes import find_devices, make_mesh, place, spread
 from grl.jax_impl.dann import DANN, MLP, ConvNet
-from grl.parity import DomainGradientReport, domain_gradient_report
 
 if TYPE_CHECKING:
     from grl.experiment import Config

@@ -77,9 +77,7 @@ def find_device(name: str, processes: Processes) -> torch.device:
     present = ["cpu", *_accelerators()]
     _, _, index = name.partition(":")
     if processes.count > 1 and index:
-        raise ConfigError(
-            f"device: got {name!r} for {processes.count} processes; accepted is the name without a number."
-        )
+        raise ConfigError(f"device: got {name!r} for {processes.count} processes; expected the name without a number.")
     if processes.count > 1 and _kind(name) != "cpu":
         index = os.environ.get("LOCAL_RANK", "0")
     device = f"{_kind(name)}:{index or 0}"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from grl.arrays import Array, Weights
+from grl.diagnosis.gradient_report import DomainGradientReport, domain_gradient_report
 from grl.experiment.architecture import Architecture
 from grl.experiment.processes import ALONE, Processes, check_shares
 from grl.experiment.trainers.torch_processes import fill, find_device, full, gather, local, mean, spread
-from grl.parity import DomainGradientReport, domain_gradient_report
 from grl.torch_impl.dann import DANN, MLP, ConvNet
 
 if TYPE_CHECKING:

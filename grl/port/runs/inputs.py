@@ -65,7 +65,7 @@ class Feed:
             ValueError: there is no such layout.
         """
         if layout not in (None, *LAYOUTS):
-            raise ValueError(f"layout: got {layout!r}; accepted is NCHW or NHWC.")
+            raise ValueError(f"layout: got {layout!r}; expected NCHW or NHWC.")
         arguments = tuple(to_numpy(inputs if isinstance(inputs, tuple) else (inputs,)))
         convolution = _first_convolution(torch_model)
         if convolution is None and layout is None:
