@@ -168,6 +168,8 @@ class _BatchNorm(nnx.Module):
     `nnx.BatchNorm` keeps the biased variance, PyTorch the unbiased one: the two would score differently.
     """
 
+    port_kind = "BatchNorm"  # `grl.weights` pairs a layer with one of the same kind
+
     def __init__(self, size: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         self.scale = nnx.Param(jnp.ones(size))
         self.bias = nnx.Param(jnp.zeros(size))

@@ -43,6 +43,8 @@ class GRL(nnx.Module):
         Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
 
+    port_kind = "GRL"  # `grl.weights` pairs a layer with one of the same kind
+
     def __init__(self, coeff: Any = 1.0) -> None:
         self._step = ReversalState(np.int32(0))
         self._coeff = ReversalState(np.float64(0.0))
@@ -82,6 +84,10 @@ class GRL(nnx.Module):
         self._step.set_value(self._step.get_value() + np.int32(1))
         if self._schedule is not None:
             self._coeff.set_value(_as_coefficient(self._schedule(self._step.get_value())))
+
+    def state_variables(self) -> dict[str, ReversalState]:
+        """Return λ and the step count under their names in PyTorch's `state_dict`: "coeff" and "step"."""
+        return {"coeff": self._coeff, "step": self._step}
 
     def __repr__(self) -> str:
         schedule = f", schedule={self._schedule}, step={self._step.get_value()}" if self._schedule is not None else ""

@@ -42,6 +42,8 @@ class GRL(nn.Module):
         Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
 
+    port_kind = "GRL"  # `grl.weights` pairs a layer with one of the same kind
+
     def __init__(self, coeff: Any = 1.0) -> None:
         super().__init__()
         self._step = 0
