@@ -14,13 +14,14 @@ test: install  ## everything but the deep runs; what measures time runs alone, a
 	$(PYTEST) -m slow_timing
 
 test-deep: install  ## at least 100,000 examples of the properties, then every slow case of all else; hours
-	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/test_same_bits.py
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/layer/test_same_bits.py
 	OMP_NUM_THREADS=1 GRL_DEEP=1 $(PYTEST) -n auto -m "not slow_timing" --timeout 7200
 
-lint: install  ## ruff and mypy
+lint: install  ## ruff, mypy over everything, pyright over the examples of the public types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 check: install  ## every layer form under every transformation
 	$(BIN)/grl check

@@ -1,4 +1,4 @@
-"""The check to run first: sign and size of the input's gradient, against the same network without the layer."""
+"""The first check: compare sign and size of the input's gradient with those of the same network without the layer."""
 
 import jax
 import jax.numpy as jnp
@@ -16,5 +16,5 @@ assert jnp.array_equal(with_layer(x), without(x))  # forward: the identity
 
 reversed_ = jax.grad(lambda x: with_layer(x).sum())(x)
 plain = jax.grad(lambda x: without(x).sum())(x)
-assert jnp.array_equal(reversed_, -plain)  # backward: the opposite, to the last bit
+assert jnp.array_equal(reversed_, -plain)  # backward: the negative, bit for bit
 print(f"gradient of the first input: {plain[0, 0]:+.4f} without the layer, {reversed_[0, 0]:+.4f} with it")

@@ -1,4 +1,4 @@
-"""Conditional reversal: a flag of the call decides whether the gradient is reversed or passed on."""
+"""Conditional reversal: an argument of the call decides whether the gradient is reversed or passed on."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ assert jnp.allclose(on, jnp.full(3, -0.7))
 assert jnp.array_equal(off, jnp.ones(3))
 
 
-# A flag that is itself an array, traced or not: choose λ instead. −1 passes on.
+# Where the flag is an array, traced or not, choose λ by it instead: −1 passes the gradient on.
 @jax.jit
 def gradient(x: jax.Array, flag: jax.Array) -> jax.Array:
     coeff = jnp.where(flag, 0.7, -1.0)

@@ -1,4 +1,4 @@
-"""The DANN class around a backbone of one's own: anything with an `output_dim`. `alpha` is λ, and is really used."""
+"""The DANN class around your own backbone, which can be any module with an `output_dim`; `alpha` is λ."""
 
 import jax
 import jax.numpy as jnp

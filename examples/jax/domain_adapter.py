@@ -1,4 +1,6 @@
-"""A domain adapter that holds the layer: feature extractor, label classifier and, behind a `GRL`, domain classifier."""
+"""A model that holds the layer: feature extractor, label classifier and, behind a `GRL`, domain classifier."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +15,14 @@ class DomainAdapter(nnx.Module):
     """Inputs (N, 10) -> class logits (N, 3) and domain logits (N, 1)."""
 
     def __init__(self, coeff: float, *, rngs: nnx.Rngs) -> None:
-        self.feature_extractor = nnx.Sequential(nnx.Linear(10, 20, rngs=rngs), jnp.tanh)
+        self.features = nnx.Linear(10, 20, rngs=rngs)
         self.label_classifier = nnx.Linear(20, 3, rngs=rngs)
-        self.domain_classifier = nnx.Sequential(GRL(coeff), nnx.Linear(20, 1, rngs=rngs))
+        self.reversal = GRL(coeff)
+        self.domain_classifier = nnx.Linear(20, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        features = self.feature_extractor(x)
-        return self.label_classifier(features), self.domain_classifier(features)
+        features = jnp.tanh(self.features(x))
+        return self.label_classifier(features), self.domain_classifier(self.reversal(features))
 
 
 model = DomainAdapter(coeff=0.3, rngs=nnx.Rngs(0))
@@ -37,15 +40,15 @@ def losses(model: DomainAdapter) -> tuple[Array, Array]:
     return label_loss, optax.sigmoid_binary_cross_entropy(domain, is_target.astype(jnp.float32)).mean()
 
 
-def weight_gradient(loss) -> Array:
-    return nnx.grad(loss)(model)["feature_extractor"]["layers"][0]["kernel"][...]
+def weight_gradient(loss: Callable[[DomainAdapter], Array]) -> Array:
+    return nnx.grad(loss)(model)["features"]["kernel"][...]
 
 
 label_gradient = weight_gradient(lambda model: losses(model)[0])
-domain_gradient = weight_gradient(lambda model: losses(model)[1])  # reversed already, by the layer
-both = weight_gradient(lambda model: sum(losses(model)))  # losses are added; the layer does the subtraction
+domain_gradient = weight_gradient(lambda model: losses(model)[1])  # already reversed by the layer
+both = weight_gradient(lambda model: jnp.add(*losses(model)))  # losses are added; the layer does the subtraction
 assert jnp.allclose(both, label_gradient + domain_gradient, atol=1e-6)
 
-model.domain_classifier.layers[0].coeff = -1.0  # the layer's λ can be set at any time; −1 passes the gradient on
+model.reversal.coeff = -1.0  # λ can be set at any time; −1 passes the gradient on
 assert jnp.allclose(domain_gradient, -0.3 * weight_gradient(lambda model: losses(model)[1]), atol=1e-6)
-print(model.domain_classifier.layers[0])
+print(model.reversal)

@@ -1,4 +1,4 @@
-"""A domain classifier that reverses by calling the function: λ is an argument of its forward pass."""
+"""A domain classifier that reverses by calling the function: λ is an argument of the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from grl.jax_impl import gradient_reversal
 
 
 class DomainClassifier(nnx.Module):
-    """Features (N, 20) -> logit (N,) of "comes from the target domain"."""
+    """Features (N, 20) -> logits (N,), positive where a sample looks like the target domain."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(20, 16, rngs=rngs)
@@ -35,8 +35,8 @@ for coeff in (-1.0, 0.5):  # −1 passes the gradient on: the plain classifier
     to_features, to_classifier = nnx.grad(domain_loss, argnums=(0, 1))(features, classifier, coeff)
     gradients[coeff] = to_features, to_classifier["out"]["kernel"][...]
 
-(plain, own_plain), (reversed_, own) = gradients[-1.0], gradients[0.5]
-assert jnp.allclose(reversed_, -0.5 * plain)  # what reaches the features is reversed and scaled,
-assert jnp.array_equal(own, own_plain)  # what trains the classifier itself is not
+(plain, weight_plain), (reversed_, weight_reversed) = gradients[-1.0], gradients[0.5]
+assert jnp.allclose(reversed_, -0.5 * plain)  # the gradient of the features is reversed and scaled;
+assert jnp.array_equal(weight_reversed, weight_plain)  # the classifier's own gradient is not
 norms = jnp.linalg.norm(plain), jnp.linalg.norm(reversed_)
 print(f"norm of the gradient at the features: {norms[0]:.4f} plain, {norms[1]:.4f} reversed with λ = 0.5")

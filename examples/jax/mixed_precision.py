@@ -15,15 +15,16 @@ assert model(x).dtype == jnp.bfloat16
 gradients = nnx.grad(lambda model: model(x).astype(jnp.float32).mean())(model)
 assert gradients["layers"][0]["kernel"][...].dtype == jnp.float32
 
-# One gradient in bfloat16: λ·g is taken in float32 and rounded once. λ = 0.1 rounded to bfloat16 first, as in
-# `g * -coeff` with a Python coeff, would give another number.
+# One gradient in bfloat16: λ·g is computed in float32 and rounded once. Rounding λ = 0.1 to bfloat16 first, as
+# `g * -coeff` with a Python coeff does, gives a different number.
 y, pullback = jax.vjp(lambda x: gradient_reversal(x, 0.1), jnp.ones((), jnp.bfloat16))
 g = jnp.asarray(1.203125, jnp.bfloat16)
 (gradient,) = pullback(g)
 assert gradient == (-(g.astype(jnp.float32) * 0.1)).astype(jnp.bfloat16)
 assert gradient != g * -jnp.asarray(0.1, jnp.bfloat16)
 
-# float16 with a loss scale: a gradient that float16 could not hold arrives, because the scale is a power of two.
+# float16 with a loss scale: the scale keeps a gradient representable that float16 would round to almost nothing.
+# The scale is a power of two, so that multiplying and dividing by it are exact.
 scale = 2.0**14
 
 

@@ -1,4 +1,4 @@
-"""The check to run first: sign and size of the input's gradient, against the same network without the layer."""
+"""The first check: compare sign and size of the input's gradient with those of the same network without the layer."""
 
 import torch
 from torch import nn
@@ -15,5 +15,5 @@ assert torch.equal(with_layer(x), without(x))  # forward: the identity
 
 reversed_ = torch.autograd.grad(with_layer(x).sum(), x)[0]
 plain = torch.autograd.grad(without(x).sum(), x)[0]
-assert torch.equal(reversed_, -plain)  # backward: the opposite, to the last bit
+assert torch.equal(reversed_, -plain)  # backward: the negative, bit for bit
 print(f"gradient of the first input: {plain[0, 0]:+.4f} without the layer, {reversed_[0, 0]:+.4f} with it")

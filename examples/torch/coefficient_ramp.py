@@ -1,4 +1,4 @@
-"""A coefficient that ramps linearly from −1 to 1: the features first help the domain classifier, then fight it."""
+"""A coefficient that ramps linearly from −1 to 1: the features help the domain classifier first and fight it later."""
 
 import torch
 
@@ -11,7 +11,7 @@ factors = []
 for _ in range(11):
     (gradient,) = torch.autograd.grad(layer(x).sum(), x)
     factors.append(gradient.item())
-    layer.step()  # λ moves here and nowhere else
+    layer.step()  # λ changes here and nowhere else
 
 assert factors[0] == 1.0
 assert factors[5] == 0.0

@@ -1,4 +1,4 @@
-"""Conditional reversal: a flag of the call decides whether the gradient is reversed or passed on."""
+"""Conditional reversal: an argument of the call decides whether the gradient is reversed or passed on."""
 
 import torch
 
@@ -11,7 +11,7 @@ x = torch.ones(3, requires_grad=True)
 assert torch.allclose(on, torch.full((3,), -0.7))
 assert torch.equal(off, torch.ones(3))
 
-# A flag that is itself a tensor, on whatever device: choose λ instead. −1 passes on, and nothing synchronises.
+# Where the flag is a tensor on some device, choose λ by it instead: −1 passes the gradient on. Nothing synchronises.
 flag = torch.tensor(False)
 coeff = torch.where(flag, 0.7, -1.0)
 (chosen,) = torch.autograd.grad(gradient_reversal(x, coeff).sum(), x)

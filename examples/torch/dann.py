@@ -1,4 +1,4 @@
-"""The DANN class around a backbone of one's own: anything with an `output_dim`. `alpha` is λ, and is really used."""
+"""The DANN class around your own backbone, which can be any module with an `output_dim`; `alpha` is λ."""
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,15 @@ class Backbone(nn.Module):
 
 
 torch.manual_seed(0)
-model = DANN(Backbone(), num_classes=10, domain_hidden=(64, 64))  # deeper than the (linear) label classifier
+backbone = Backbone()
+# The domain classifier is deeper than the (linear) label classifier.
+model = DANN(backbone, num_classes=10, domain_hidden=(64, 64))
 images = torch.randn(6, 1, 16, 16)
 class_logits, domain_logits = model(images, alpha=0.5)
 assert class_logits.shape == (6, 10)
 assert domain_logits.shape == (6,)  # above 0: target; below 0: source
 
-weight = model.backbone.convolution.weight
+weight = backbone.convolution.weight
 gradients = {alpha: torch.autograd.grad(model(images, alpha)[1].sum(), weight)[0] for alpha in (-1.0, 0.0, 0.5)}
 assert torch.allclose(gradients[0.5], -0.5 * gradients[-1.0], atol=1e-6)
 assert not gradients[0.0].any()

@@ -1,4 +1,4 @@
-"""A domain adapter that holds the layer: feature extractor, label classifier and, behind a `GRL`, domain classifier."""
+"""A model that holds the layer: feature extractor, label classifier and, behind a `GRL`, domain classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,19 @@ class DomainAdapter(nn.Module):
 
     def __init__(self, coeff: float) -> None:
         super().__init__()
-        self.feature_extractor = nn.Sequential(nn.Linear(10, 20), nn.Tanh())
+        self.features = nn.Linear(10, 20)
         self.label_classifier = nn.Linear(20, 3)
-        self.domain_classifier = nn.Sequential(GRL(coeff), nn.Linear(20, 1))
+        self.reversal = GRL(coeff)
+        self.domain_classifier = nn.Linear(20, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.feature_extractor(x)
-        return self.label_classifier(features), self.domain_classifier(features)
+        features = torch.tanh(self.features(x))
+        return self.label_classifier(features), self.domain_classifier(self.reversal(features))
 
 
 torch.manual_seed(0)
 model = DomainAdapter(coeff=0.3)
-weight = model.feature_extractor[0].weight
+weight = model.features.weight
 source, labels, target = torch.randn(16, 10), torch.randint(3, (16,)), torch.randn(16, 10) + 1
 
 
@@ -36,10 +37,11 @@ def losses() -> tuple[Tensor, Tensor]:
 
 
 label_gradient = torch.autograd.grad(losses()[0], weight)[0]
-domain_gradient = torch.autograd.grad(losses()[1], weight)[0]  # reversed already, by the layer
-both = torch.autograd.grad(sum(losses()), weight)[0]  # losses are added; the layer does the subtraction
+domain_gradient = torch.autograd.grad(losses()[1], weight)[0]  # already reversed by the layer
+label_loss, domain_loss = losses()
+both = torch.autograd.grad(label_loss + domain_loss, weight)[0]  # losses are added; the layer does the subtraction
 assert torch.allclose(both, label_gradient + domain_gradient, atol=1e-6)
 
-model.domain_classifier[0].coeff = -1.0  # the layer's λ can be set at any time; −1 passes the gradient on
+model.reversal.coeff = -1.0  # λ can be set at any time; −1 passes the gradient on
 assert torch.allclose(domain_gradient, -0.3 * torch.autograd.grad(losses()[1], weight)[0], atol=1e-6)
-print(model.domain_classifier)
+print(model)

@@ -1,4 +1,4 @@
-"""Weight initialisation through `Module.apply`: the layer has no parameters, so an initialiser passes it by."""
+"""Weight initialisation through `Module.apply`: the layer has no parameters, so an initialiser skips it."""
 
 import torch
 from torch import nn
@@ -13,11 +13,12 @@ def initialise(module: nn.Module) -> None:
 
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(10, 20), GRL(0.5), nn.Linear(20, 1))
+first, reversal, last = nn.Linear(10, 20), GRL(0.5), nn.Linear(20, 1)
+model = nn.Sequential(first, reversal, last)
 model.apply(initialise)
-assert not list(model[1].parameters())
-assert model[1].coeff == 0.5
-assert all(layer.bias.eq(0).all() for layer in (model[0], model[2]))
+assert not list(reversal.parameters())
+assert reversal.coeff == 0.5
+assert all(layer.bias.eq(0).all() for layer in (first, last))
 bound = (6 / (10 + 20)) ** 0.5
-assert model[0].weight.abs().max() <= bound
-print(f"weights within ±{bound:.3f}, λ still {model[1].coeff}")
+assert first.weight.abs().max() <= bound
+print(f"weights within ±{bound:.3f}, λ still {reversal.coeff}")
