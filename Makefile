@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-deep lint check bench install clean
+.PHONY: demo test quick test-deep lint check bench install clean
 
 demo: install  ## source-only and DANN on real images, in both frameworks, side by side
 	$(BIN)/grl demo
@@ -12,6 +12,9 @@ demo: install  ## source-only and DANN on real images, in both frameworks, side 
 test: install  ## everything but the deep runs; what measures time runs alone, afterwards
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m "not slow_timing"
 	$(PYTEST) -m slow_timing
+
+quick: install  ## at the desk: the layer, the check, and the tests of the tests, with few examples each
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=quick $(PYTEST) -n auto -m "not slow_timing" tests/layer tests/check tests/meta
 
 test-deep: install  ## at least 100,000 examples of the properties, then every slow case of all else; hours
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(PYTEST) -n auto --timeout 7200 tests/layer/test_same_bits.py

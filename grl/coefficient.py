@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["ACCEPTED", "aligned_shape", "finite_number", "own_array", "require_real"]
+
 ACCEPTED = (
     "a finite real number, a 0-d real array, one value per sample with shape (x.shape[0],), "
     "or one per element with x's number of dimensions, each size equal to x's or 1"
@@ -72,7 +74,15 @@ def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
 
 
 def require_real(dtype: Any, *, is_real: bool) -> None:
-    """Refuse a coefficient array whose dtype (shown in the error) is not real: bool, complex, or no number."""
+    """Check the dtype of a coefficient array.
+
+    Args:
+        dtype: the dtype as the framework prints it, for the message.
+        is_real: whether the framework calls the dtype an integer or a real float.
+
+    Raises:
+        TypeError: the dtype is bool, complex, or no number.
+    """
     if not is_real:
         raise TypeError(f"coeff: got an array of dtype {dtype}, which is not real; expected {ACCEPTED}.")
 

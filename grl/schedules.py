@@ -15,6 +15,8 @@ import numpy as np
 
 from grl.coefficient import finite_number
 
+__all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "Schedule"]
+
 Schedule = Callable[[Any], Any]
 """`step -> λ`; every class of this module is one, and so is any function of that form."""
 

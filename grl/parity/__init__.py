@@ -72,3 +72,7 @@ def __getattr__(name: str) -> Any:
     for needed in ("grl.torch_impl", "grl.jax_impl.module"):
         import_module(needed)  # says what to install where a framework is missing
     return getattr(import_module(f"grl.port.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """Hypothesis strategies for your own tests of layers: shapes, dtypes, arrays by bit patterns, coefficients.
 
-Arrays are drawn as bits (unsigned integers, see `grl.bits`), so that every value of a dtype can come up, signed
-zeros, infinities, NaN and subnormals included, and so that no framework is needed to draw them:
+Arrays are drawn as bits (unsigned integers, see `grl.bits`). Every value of a dtype can therefore be drawn, including
+signed zeros, infinities, NaN and subnormals, and no framework is needed:
 
     @given(bits=strategies.arrays("bfloat16", (2, 3)), coeff=strategies.coefficients((2, 3)))
     def test_forward_keeps_the_bits(bits, coeff):
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-# Few, so that XLA compiles each of them once: empty, 0-d, one element, vectors, and up to four dimensions.
+# Only a few, because XLA compiles a program for each: empty, 0-d, one element, vectors, and up to four dimensions.
 SHAPES = ((), (0,), (1,), (5,), (2, 3), (3, 3), (3, 0), (2, 1, 4), (2, 3, 2, 2))
 
 KINDS = ("int", "float", "numpy scalar", "0-d array", "per sample", "per element")
@@ -58,7 +58,13 @@ ARRAYS = ("float16", "float32", "float64", "int32")  # each exists in PyTorch an
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A coefficient λ, its kind, and for NumPy scalars and arrays its dtype. `values` holds λ in 64 bits."""
+    """A coefficient λ of one of the kinds that the layers accept.
+
+    Args:
+        kind: one of `KINDS`.
+        values: λ in 64 bits; shape () for a number, (N,) per sample, or that of x per element.
+        dtype: the dtype of a NumPy scalar or array.
+    """
 
     kind: str
     values: Array
@@ -66,14 +72,14 @@ class Coefficient:
 
     @property
     def native(self) -> Any:
-        """What the user would write: a Python number, a NumPy scalar or a NumPy array."""
+        """λ as a user would write it: a Python number, a NumPy scalar or a NumPy array."""
         if self.kind in ("int", "float"):
             return {"int": int, "float": float}[self.kind](self.values)
         array = self.values.astype(self.dtype)
         return array[()] if self.kind == "numpy scalar" else array
 
     def aligned(self, shape: tuple[int, ...]) -> Array:
-        """λ in the shape in which it multiplies a gradient of shape `shape`."""
+        """Return λ in the shape in which it multiplies a gradient of shape `shape`."""
         return self.values.reshape(-1, *[1] * (len(shape) - 1)) if self.kind == "per sample" else self.values
 
     def __repr__(self) -> str:
@@ -85,17 +91,31 @@ class Coefficient:
 
 
 def dtypes(names: tuple[str, ...] = REAL) -> st.SearchStrategy[str]:
-    """Names of dtypes, by default all the real ones."""
+    """Draw the name of a dtype.
+
+    Args:
+        names: the names to draw from; all real dtypes by default.
+    """
     return st.sampled_from(names)
 
 
 def shapes(min_dims: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
-    """Shapes out of `SHAPES`."""
+    """Draw one of `SHAPES`.
+
+    Args:
+        min_dims: the smallest number of dimensions.
+    """
     return st.sampled_from([shape for shape in SHAPES if len(shape) >= min_dims])
 
 
 def special_bits(dtype: str) -> tuple[int, ...]:
-    """Zeros, the ends of the subnormals and of the normals, one and its neighbours, infinities, NaN; both signs."""
+    """Return the bits of a dtype's special values, with both signs.
+
+    These are zero, the smallest and largest subnormal and normal numbers, one and its neighbours, infinity and NaN.
+
+    Args:
+        dtype: float16, bfloat16, float32 or float64.
+    """
     unsigned = np.iinfo(UNSIGNED[dtype])
     ones = (1 << MANTISSA_BITS[dtype]) - 1
     infinity = (unsigned.max // 2) ^ ones  # every bit of the exponent, none of the mantissa
@@ -107,15 +127,16 @@ def special_bits(dtype: str) -> tuple[int, ...]:
 
 @st.composite
 def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Bits of an array: any pattern, no signalling NaN. `tensor_of` and `array_of` of `grl.bits` make it one.
+    """Draw the bits of an array: any pattern except a signalling NaN.
+
+    `grl.bits.tensor_of` and `grl.bits.array_of` turn the bits into a tensor or a JAX array.
 
     Args:
-        draw: Hypothesis's own.
         dtype: float16, bfloat16, float32, float64, complex64 or complex128.
-        shape: of the array.
+        shape: the shape of the array.
 
     Returns:
-        Unsigned integers in this shape; for a complex dtype with a last axis of size 2, real and imaginary halves.
+        Unsigned integers in this shape. A complex dtype adds a last axis of size 2: the real and the imaginary half.
     """
     if dtype in COMPLEX:
         halves: Array = draw(arrays(COMPLEX[dtype], (*shape, 2)))
@@ -130,18 +151,27 @@ def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> Array:
 
 
 def quieted(bits: Array, dtype: str) -> Array:
-    """The same bits with every signalling NaN made a quiet one, as hardware may do whenever it touches one."""
+    """Return the bits with every signalling NaN made quiet, as hardware may do whenever it touches one.
+
+    Args:
+        bits: unsigned integers of any shape.
+        dtype: the dtype that they encode.
+    """
     quiet = bits | bits.dtype.type(1 << (MANTISSA_BITS[dtype] - 1))
     return np.where(is_nan(bits, dtype), quiet, bits)
 
 
 def every_pattern(dtype: str) -> Array:
-    """All 65,536 values of a 16-bit dtype."""
+    """Return the bits of all 65,536 values of a 16-bit dtype, shape (65536,).
+
+    Args:
+        dtype: float16 or bfloat16.
+    """
     return quieted(np.arange(1 << 16, dtype=np.uint16), dtype)
 
 
 def numbers() -> st.SearchStrategy[float]:
-    """Values of λ: those that people use, any mantissa at usual sizes, and any finite 64-bit float."""
+    """Draw a value of λ: common values, any mantissa at common magnitudes, and any finite 64-bit float."""
     usual = st.sampled_from([1.0, 0.0, -0.0, -1.0, 0.1, 0.3, 0.5, -0.7, 1e-3, 2.0, 31.4, 1 / 3])
     mantissas = st.builds(np.ldexp, st.floats(-1, 1), st.integers(-12, 12)).map(float)
     return usual | mantissas | st.floats(allow_nan=False, allow_infinity=False)
@@ -151,12 +181,11 @@ def numbers() -> st.SearchStrategy[float]:
 def coefficients(
     draw: Any, shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS, arrays: tuple[str, ...] = ARRAYS
 ) -> Coefficient:
-    """A coefficient of any kind that is accepted for an x of this shape.
+    """Draw a coefficient of any kind that the layers accept for an x of this shape.
 
     Args:
-        draw: Hypothesis's own.
-        shape: of x.
-        kinds: out of `KINDS`.
+        shape: the shape of x.
+        kinds: the kinds to draw from, some of `KINDS`.
         arrays: the dtypes of coefficients that are arrays.
     """
     kind = draw(st.sampled_from([k for k in kinds if k != "per sample" or len(shape) >= 2]))
@@ -182,5 +211,5 @@ def _numbers_of(dtype: str) -> st.SearchStrategy[float]:
     values = numbers().filter(lambda value: abs(value) <= largest).map(lambda value: float(np.dtype(dtype).type(value)))
     if dtype != "float32":
         return values
-    # XLA on the CPU takes a subnormal float32 λ for 0, whatever precision the product has.
+    # XLA on the CPU reads a subnormal float32 λ as 0, whatever the precision of the product.
     return values.filter(lambda value: value == 0 or abs(value) >= float(np.finfo(np.float32).tiny))

@@ -1,4 +1,4 @@
-"""The house: imports point downward, never in a circle, and no room is too large. Read from the code."""
+"""The house: imports point downward and never in a circle, and no room is too large. Read from the source."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.several_processes import ROOT
 
-# A room may import from its own floor's list and from every floor below; the rooms of one floor do not know each other.
+# A room may import from its own floor's rooms only what is its own, and anything from the floors below.
 FLOORS = (
-    {"grl"},  # what stands beside the rooms in grl/: coefficient, schedules, arrays, files, …
+    {"grl"},  # the files that stand beside the rooms in grl/: coefficient, schedules, arrays, files, …
     {"grl.torch_impl", "grl.jax_impl"},
     {"grl.check", "grl.diagnosis", "grl.weights", "grl.datasets"},
     {"grl.port", "grl.experiment"},
@@ -26,7 +26,7 @@ LARGEST = 0.30
 """The share of the lines of `grl/` that one room may have."""
 
 # The one place in each product that picks a backend's module by its name: module → what that name may become. Such an
-# import is no arrow: the module that is picked knows the one that picks it.
+# import is no arrow, because the picked module imports the one that picks it.
 BY_NAME = {
     "grl.check.matrix": r"grl\.check\.\w+",
     "grl.diagnosis.reversal": r"grl\.diagnosis\.\w+",
@@ -36,11 +36,18 @@ BY_NAME = {
     "benchmarks.step": r"benchmarks\.resnet_\w+",
 }
 
+# The modules that import by a name which is not written in them, and what such a name stands for.
+BY_VARIABLE = {
+    "grl.check.forms": "the layer that a user names",
+    "grl.check.jax_modules": "a package that may be missing",
+    "grl.parity": "the layer packages, for their message about a missing framework",
+}
+
 
 def sources() -> dict[str, str]:
     """Return module → source, of the package and of the benchmarks."""
     files = [path for top in ("grl", "benchmarks") for path in sorted((ROOT / top).rglob("*.py"))]
-    return {_name(path): path.read_text() for path in files}
+    return {_name(path): path.read_text(encoding="utf-8") for path in files}
 
 
 def _name(path: Path) -> str:
@@ -48,37 +55,67 @@ def _name(path: Path) -> str:
 
 
 def imports(module: str, source: str, known: Set[str]) -> Iterator[str]:
-    """Yield the modules that a module imports, wherever in it; for annotations alone (`TYPE_CHECKING`) as well."""
-    for node in ast.walk(ast.parse(source)):
+    """Yield the known modules that a module imports, anywhere in it and also for annotations only (`TYPE_CHECKING`).
+
+    A string that is the full name of a module counts as well: `import_module` may get it through a variable.
+    """
+    tree = ast.parse(source)
+    names = {name for name in known if "." in name}
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            package = _absolute(module, node, known)
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
+                inner = f"{package}.{alias.name}"
                 if inner in known:
                     yield inner
-                elif node.module in known:
-                    yield node.module
-        elif isinstance(node, ast.Call) and _called(node) == "import_module" and node.args:
-            yield from _by_string(module, node.args[0], known)
+                elif package in known:
+                    yield package
+        elif isinstance(node, ast.Call) and _imports_by_name(node) and isinstance(node.args[0], ast.JoinedStr):
+            yield from _matching(module, node.args[0], known)
+        elif isinstance(node, ast.Constant) and id(node) not in texts and node.value in names:
+            yield str(node.value)
 
 
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+def _absolute(module: str, node: ast.ImportFrom, known: Set[str]) -> str:
+    """Return the package that `from … import` names, with the leading dots resolved."""
+    if not node.level:
+        return node.module or ""
+    is_package = any(other.startswith(f"{module}.") for other in known)
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, node.module] if node.module else parts)
 
 
-def _by_string(module: str, name: ast.expr, known: Set[str]) -> Iterator[str]:
-    if isinstance(name, ast.Constant):
-        if name.value in known:
-            yield name.value
-    elif isinstance(name, ast.JoinedStr):
-        pattern = "".join(re.escape(part.value) if isinstance(part, ast.Constant) else r"\w+" for part in name.values)
-        matching = {other for other in known if re.fullmatch(pattern, other)}
-        picked = BY_NAME.get(module, "")
-        yield from (other for other in matching if not re.fullmatch(picked, other))
+def _imports_by_name(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name in ("import_module", "__import__") and bool(call.args)
+
+
+def _matching(module: str, name: ast.JoinedStr, known: Set[str]) -> Iterator[str]:
+    """Yield the modules that an f-string may name, except those that this module is there to pick."""
+    pieces = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else r"[\w.]+" for p in name.values]
+    for other in sorted(known):
+        if re.fullmatch("".join(pieces), other) and not re.fullmatch(BY_NAME.get(module, ""), other):
+            yield other
+
+
+def imports_by_variable(source: str) -> bool:
+    """Return whether a module imports by a name that is no literal and does not begin with one."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and _imports_by_name(node)]
+    return any(not _has_literal_start(call.args[0]) for call in calls)
+
+
+def _has_literal_start(name: ast.expr) -> bool:
+    if isinstance(name, ast.JoinedStr):
+        return isinstance(name.values[0], ast.Constant)
+    return isinstance(name, ast.Constant)
 
 
 def graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return module → the modules that it imports."""
     return {name: set(imports(name, source, modules.keys())) - {name} for name, source in modules.items()}
 
 
@@ -103,19 +140,39 @@ def upward(arrows: Mapping[str, Set[str]]) -> list[str]:
 
 
 def circles(arrows: Mapping[str, Set[str]]) -> list[set[str]]:
-    """Return the sets of modules that reach one another (strongly connected, by Tarjan's rule)."""
-    reached: dict[str, set[str]] = {}
-    for module in arrows:
-        seen: set[str] = set()
-        rest = list(arrows[module])
-        while rest:
-            one = rest.pop()
-            if one not in seen:
-                seen.add(one)
-                rest += arrows.get(one, ())
-        reached[module] = seen
+    """Return the sets of modules that reach one another along the arrows."""
+    reached = {module: _reached(module, arrows) for module in arrows}
     groups = {frozenset(other for other in reached[m] if m in reached[other]) for m in arrows if m in reached[m]}
     return [set(group) for group in groups]
+
+
+def _reached(module: str, arrows: Mapping[str, Set[str]]) -> set[str]:
+    reached: set[str] = set()
+    waiting = list(arrows[module])
+    while waiting:
+        following = waiting.pop()
+        if following not in reached:
+            reached.add(following)
+            waiting += arrows.get(following, ())
+    return reached
+
+
+def test_every_folder_is_a_room_and_every_room_is_there() -> None:
+    folders = {f"grl.{folder.parent.name}" for folder in (ROOT / "grl").glob("*/__init__.py")}
+    rooms = {room for floor in FLOORS for room in floor}
+    assert folders == rooms - {"grl", "grl.__main__", "benchmarks"}
+    assert BY_NAME.keys() | BY_VARIABLE.keys() <= sources().keys()
+
+
+def test_the_map_in_the_readme_shows_every_folder_from_the_lowest_floor_up() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The rooms")[2]
+    shown = re.findall(r"^( *[\w.]+/) ", section.split("```")[1], re.MULTILINE)
+    rooms = ["grl", *(f"grl.{name.strip(' /')}" for name in shown if name.startswith("  "))]
+    assert shown[0] == "grl/"
+    assert set(rooms) == {f"grl.{folder.parent.name}" for folder in (ROOT / "grl").glob("*/__init__.py")} | {"grl"}
+    assert [floor_of(room) for room in rooms] == sorted(floor_of(room) for room in rooms)
+    assert {"examples/", "benchmarks/", "tests/", "docs/"} <= set(shown)
+    assert all((ROOT / "grl" / name.strip() if name.startswith(" ") else ROOT / name).is_dir() for name in shown)
 
 
 def test_no_import_points_to_a_higher_room() -> None:
@@ -135,19 +192,43 @@ def test_no_room_is_too_large() -> None:
     assert {room: count for room, count in lines.items() if count > LARGEST * total} == {}
 
 
+def test_only_named_modules_import_by_a_variable() -> None:
+    assert {module for module, source in sources().items() if imports_by_variable(source)} == BY_VARIABLE.keys()
+    assert imports_by_variable("import_module(name)")
+    assert imports_by_variable("__import__(f'{room}.app')")
+    assert not imports_by_variable("import_module(f'grl.check.{name}'), import_module('grl')")
+
+
 @pytest.mark.parametrize(
     "line",
     [
         "import grl.cli.app",
+        "import grl.cli.app as app",
         "from grl.cli import app",
+        "from grl.cli.app import *",
+        "from .cli import app",
+        "from . import cli",
+        "if TYPE_CHECKING:\n    from grl.cli.app import app",
         "def f():\n    from grl.cli.app import app",
         "importlib.import_module('grl.cli.app')",
         "import_module(f'grl.cli.{name}')",
+        "import_module(f'grl.{name}')",
+        "__import__('grl.cli.app')",
+        "NEEDED = ('grl.cli.app',)\nfor name in NEEDED:\n    import_module(name)",
+        "sys.modules['grl.cli']",
     ],
 )
 def test_an_import_upward_is_seen_however_it_is_written(line: str) -> None:
     modules = {"grl.schedules": line, "grl.cli": "", "grl.cli.app": ""}
     assert any("grl.schedules -> grl.cli" in arrow for arrow in upward(graph(modules)))
+
+
+@pytest.mark.parametrize(
+    ("module", "line"), [("grl.port", "from ..cli import app"), ("grl.port.runs.inputs", "from ...cli.app import app")]
+)
+def test_a_relative_import_is_resolved_from_packages_and_from_modules(module: str, line: str) -> None:
+    modules = {"grl.port": "", "grl.port.runs": "", "grl.port.runs.inputs": "", "grl.cli": "", "grl.cli.app": ""}
+    assert upward(graph(modules | {module: line})) == [f"{module} -> grl.cli.app"]
 
 
 def test_a_circle_is_seen() -> None:
