@@ -1,9 +1,8 @@
-"""The commands, and what belongs to none of them."""
+"""The commands, the option `--version`, and the errors that become one sentence on stderr."""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import fields
 from importlib import metadata
 from typing import Annotated
 
@@ -24,11 +23,11 @@ REFUSALS = (ConfigError, DataError, CheckpointError, CheckError, PortError, Writ
 
 
 def explain(error: Exception) -> str:
-    """Return the sentence of a refusal; where it speaks of a setting, it names the option that sets it."""
+    """Return the sentence of a refusal. Where it begins with a setting's name, it names the option instead."""
     name, colon, rest = str(error).partition(":")
-    options = {field.name: field.name.replace("_", "-") for field in fields(Config)} | {"start": "init"}
-    if isinstance(error, ConfigError) and name in options:
-        return f"--{options[name]}{colon}{rest}"
+    setting = Config.settings().get(name)
+    if isinstance(error, ConfigError) and setting is not None:
+        return f"{setting.flag(name)}{colon}{rest}"
     return str(error)
 
 

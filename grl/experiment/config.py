@@ -1,83 +1,50 @@
-"""All settings of an experiment, checked when they are made."""
+"""All settings of an experiment, each declared in one place and checked when a `Config` is made."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any
+from functools import cache, cached_property
+from typing import Annotated, Any, get_type_hints
 
-from grl.datasets import ON_BAD_DATA
-from grl.errors import GrlError
-from grl.schedules import ConstantSchedule, DannSchedule, LinearSchedule, Schedule
+from grl.datasets import ON_BAD_DATA, TASKS
+from grl.experiment.ramp import Ramp, parse_ramp
+from grl.experiment.setting import (
+    Choice,
+    ConfigError,
+    Flag,
+    Number,
+    Panel,
+    Setting,
+    Sizes,
+    Text,
+    Value,
+    Whole,
+    shown,
+)
+from grl.schedules import ConstantSchedule
 
 __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError", "shown"]
 
 BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
 
-# More is a slip of the hand; the permutations of a batch alone would fill the memory.
-_LARGEST = {"batch_size": 10**6, **dict.fromkeys(("steps", "timeout", "log_every", "checkpoint_every"), 10**9)}
-_CHOICES = {
-    "backend": BACKENDS,
-    "method": METHODS,
-    "optimizer": ("adam", "sgd"),
-    "dtype": ("float32", "float64"),
-    "sharding": ("replicated", "fsdp"),
-    "on_nan": ("stop", "skip"),
-    "on_bad_data": ON_BAD_DATA,
-}
-
-_SMALLEST = {
-    **dict.fromkeys(("steps", "batch_size", "timeout", "log_every", "checkpoint_every"), 1),
-    **dict.fromkeys(("seed", "data_memory"), 0),
-}
-
-
-class ConfigError(GrlError, ValueError):
-    """A setting cannot be used. The message is one sentence: what came, and what is accepted."""
-
-
-_OPTIONAL = ("data", "start", "classifier_learning_rate", "clip_norm", "checkpoint_every")  # None: without
+# Larger values are almost certainly typos; drawing the batches alone would exhaust memory.
+_STEPS = Whole(1, 10**9)
+_BATCH = Whole(1, 10**6)
+_RATE = Number("above 0 and up to 1e30", lambda number: 0 < number <= 1e30)
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings of a run; `dataclasses.asdict` of it is config.json.
 
+    A field's annotation declares the setting: its type, what it does, its check and its place among the options of
+    `grl train`. A new field is thereby checked, an option of the command line, and part of its help.
+
     Args:
-        task: a name of `grl.datasets.TASKS`.
-        data: the path of an .npz file or a folder (see `grl.datasets.load_path`), which then takes the task's place.
-        data_memory: MiB of `data` that stay in memory; the rest is read from files.
-        on_bad_data: "stop" at a shard or an image of `data` that cannot be used, or "skip" it.
-        backend: "torch" or "jax".
-        method: "source-only", "dann" or "target" (see `grl.experiment.train`).
-        steps: the number of updates.
-        batch_size: samples a step, of each domain.
-        optimizer: "adam" or "sgd".
-        learning_rate: of the feature extractor, at the start.
-        classifier_learning_rate: of both classifiers, at the start; None: the same.
-        momentum: of "sgd".
-        decay: d in the learning rates' division by (1 + d·p)^0.75 at progress p = step / steps.
-        clip_norm: the largest global norm of a gradient; None: no clipping.
-        schedule: λ over the steps: "dann[:GAMMA]", "linear[:START:END]" (0 to 1), "constant[:VALUE]" (1).
-        seed: draws the initial weights and the batches; not the data.
-        device: the framework's name of it: "cpu", "cuda", "cuda:1", "gpu", ... In JAX a name without a number is all of
-            that kind, which share the batches.
-        dtype: "float32" or "float64".
-        sharding: where several processes or devices train: "replicated": each holds the whole model; "fsdp": its share.
-        timeout: seconds that one process of several waits for another.
-        log_every: steps from one record of the history to the next.
-        checkpoint_every: steps from one checkpoint to the next; None: none but that of a run that is asked to stop.
-        on_nan: what to do about a step with a loss that is not finite: "stop", or "skip" its update and go on.
-        tensorboard: whether to write event files beside metrics.jsonl.
-        start: the path of a model.safetensors to start from; None: weights drawn from the seed.
-        channels: the channels of the convolutions, for images.
-        hidden: the sizes of the layers, for vectors.
-        label_hidden: the hidden sizes of the label classifier.
-        domain_hidden: the hidden sizes of the domain classifier.
+        task: a name of `grl.datasets.TASKS`; the other settings have a default too. `grl train --help` prints what
+            each of them does.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -87,43 +54,191 @@ class Config:
         (0.002, 0.002)
     """
 
-    task: str = "mnist-mnistm"
-    data: str | None = None
-    data_memory: int = 1024
-    on_bad_data: str = "stop"
-    backend: str = "torch"
-    method: str = "dann"
-    steps: int = 2500
-    batch_size: int = 64
-    optimizer: str = "adam"
-    learning_rate: float = 2e-3
-    classifier_learning_rate: float | None = None
-    momentum: float = 0.9
-    decay: float = 10.0
-    clip_norm: float | None = None
-    schedule: str = "dann"
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    sharding: str = "replicated"
-    timeout: int = 300
-    log_every: int = 50
-    checkpoint_every: int | None = None
-    on_nan: str = "stop"
-    tensorboard: bool = False
-    start: str | None = None
-    channels: tuple[int, ...] = (32, 48)
-    hidden: tuple[int, ...] = (15,)
-    label_hidden: tuple[int, ...] = (100,)
-    domain_hidden: tuple[int, ...] = (100, 100)
+    task: Annotated[
+        str, Setting(Text("NAME"), f"The built-in task, as source-target: {', '.join(TASKS)}.", Panel.WHAT)
+    ] = "mnist-mnistm"
+    data: Annotated[
+        str | None,
+        Setting(
+            Text("PATH"),
+            "Your own data, instead of a built-in task. An .npz file with x_source, y_source and x_target; to score,"
+            " also x_test and y_test; for --method target, also y_target. Images (N, C, H, W) and vectors (N, D) are"
+            " used unscaled. Or a folder: of x_source.npy, y_source.npy and so on; of shards source-*.npz and"
+            " test-*.npz (x, y) and target-*.npz (x); or of images source/CLASS/*.png, target/*.png,"
+            " test/CLASS/*.png, which are scaled to 0 … 1.",
+            Panel.WHAT,
+            "none",
+        ),
+    ] = None
+    data_memory: Annotated[
+        int, Setting(Whole(0), "MiB of --data to keep in memory; the rest is read from disk.", Panel.WHERE)
+    ] = 1024
+    on_bad_data: Annotated[
+        str,
+        Setting(
+            Choice(ON_BAD_DATA),
+            "What to do about a shard or an image that cannot be used: stop, or skip it. metrics.json counts the"
+            " skipped ones.",
+            Panel.WHAT,
+        ),
+    ] = "stop"
+    backend: Annotated[
+        str, Setting(Choice(BACKENDS), "The framework that trains.", Panel.WHAT, may_change_on_resume=True)
+    ] = "torch"
+    method: Annotated[
+        str,
+        Setting(
+            Choice(METHODS),
+            "source-only: no adaptation, the lower bound. dann: adversarial training through gradient reversal."
+            " target: training on labelled target data, the upper bound.",
+            Panel.WHAT,
+        ),
+    ] = "dann"
+    steps: Annotated[int, Setting(_STEPS, "The number of updates of the weights.", Panel.HOW)] = 2500
+    batch_size: Annotated[
+        int, Setting(_BATCH, "Samples per step from each domain; the smaller domain repeats.", Panel.HOW)
+    ] = 64
+    optimizer: Annotated[str, Setting(Choice(("adam", "sgd")), "The rule of the updates.", Panel.HOW)] = "adam"
+    learning_rate: Annotated[
+        float, Setting(_RATE, "Learning rate of the feature extractor at the first step.", Panel.HOW)
+    ] = 2e-3
+    classifier_learning_rate: Annotated[
+        float | None,
+        Setting(
+            _RATE,
+            "Learning rate of the label and domain classifiers at the first step.",
+            Panel.HOW,
+            "as --learning-rate",
+        ),
+    ] = None
+    momentum: Annotated[
+        float,
+        Setting(
+            Number("from 0 to below 1", lambda number: 0 <= number < 1),
+            "Momentum of sgd, from 0 to below 1.",
+            Panel.HOW,
+        ),
+    ] = 0.9
+    decay: Annotated[
+        float,
+        Setting(
+            Number("from 0", lambda number: number >= 0),
+            "Both learning rates are divided by (1 + d·p)^0.75 at progress p from 0 to 1. This is d; 0 keeps them"
+            " constant.",
+            Panel.HOW,
+        ),
+    ] = 10.0
+    clip_norm: Annotated[
+        float | None,
+        Setting(_RATE, "Scale gradients down to at most this global norm.", Panel.HOW, "no clipping"),
+    ] = None
+    schedule: Annotated[
+        str,
+        Setting(
+            Text("RAMP"),
+            "λ at progress p. dann or dann:GAMMA: 2/(1 + exp(-GAMMA·p)) - 1, with GAMMA 10 by default. linear or"
+            " linear:START:END: a straight line, by default from 0 to 1. constant or constant:VALUE: by default 1.",
+            Panel.HOW,
+        ),
+    ] = "dann"
+    seed: Annotated[
+        int,
+        Setting(
+            Whole(0),
+            "Draws the initial weights and the batches, the same in both backends. The data do not depend on it.",
+            Panel.WHAT,
+        ),
+    ] = 0
+    device: Annotated[
+        str,
+        Setting(
+            Text("NAME"),
+            "The framework's name of the device: cpu, cuda, cuda:1, gpu … In JAX, a name without a number means all"
+            " devices of that kind, and they share the batches. In PyTorch, each of several processes on a machine"
+            " takes one.",
+            Panel.WHERE,
+            may_change_on_resume=True,
+        ),
+    ] = "cpu"
+    dtype: Annotated[
+        str,
+        Setting(
+            Choice(("float32", "float64")),
+            "The floating-point precision; in float64 the backends agree to 1e-12.",
+            Panel.WHERE,
+        ),
+    ] = "float32"
+    sharding: Annotated[
+        str,
+        Setting(
+            Choice(("replicated", "fsdp")),
+            "What each of several processes or devices holds: the whole model (replicated; in PyTorch"
+            " DistributedDataParallel) or its share of it (fsdp; in PyTorch fully_shard).",
+            Panel.WHERE,
+            may_change_on_resume=True,
+        ),
+    ] = "replicated"
+    timeout: Annotated[
+        int,
+        Setting(
+            _STEPS, "Seconds that one of several processes waits for another.", Panel.WHERE, may_change_on_resume=True
+        ),
+    ] = 300
+    log_every: Annotated[
+        int,
+        Setting(
+            _STEPS, "Steps from one record of the history to the next; each is a line of metrics.jsonl.", Panel.OUTPUT
+        ),
+    ] = 50
+    checkpoint_every: Annotated[
+        int | None,
+        Setting(
+            _STEPS,
+            "Steps from one checkpoint to the next; the old one stays until the new one is complete. SIGTERM always"
+            " saves one.",
+            Panel.TROUBLE,
+            "none",
+        ),
+    ] = None
+    on_nan: Annotated[
+        str,
+        Setting(
+            Choice(("stop", "skip")),
+            "If a loss is not finite: stop with exit status 3, and keep the step's batch, weights and gradients"
+            " (nan-*); or skip the update, and count it.",
+            Panel.TROUBLE,
+            may_change_on_resume=True,
+        ),
+    ] = "stop"
+    tensorboard: Annotated[
+        bool, Setting(Flag(), "Write event files for TensorBoard beside metrics.jsonl.", Panel.OUTPUT, "off")
+    ] = False
+    start: Annotated[
+        str | None,
+        Setting(
+            Text("FILE"),
+            "Start from the model.safetensors of a run of either backend, instead of weights drawn from the seed.",
+            Panel.WHAT,
+            "none",
+            option="init",
+        ),
+    ] = None
+    channels: Annotated[tuple[int, ...], Setting(Sizes(), "The channels of the convolutions, for images.")] = (32, 48)
+    hidden: Annotated[tuple[int, ...], Setting(Sizes(), "The sizes of the layers, for vectors.")] = (15,)
+    label_hidden: Annotated[
+        tuple[int, ...], Setting(Sizes(may_be_empty=True), "The hidden sizes of the label classifier.")
+    ] = (100,)
+    domain_hidden: Annotated[
+        tuple[int, ...], Setting(Sizes(may_be_empty=True), "The hidden sizes of the domain classifier.")
+    ] = (100, 100)
 
     @classmethod
     def recommended(cls, task: str, **settings: Any) -> Config:
         """Return the settings that reach the published figures on a task.
 
         Args:
-            task: a name of `grl.datasets.TASKS`; another one gets the defaults.
-            settings: what to set otherwise; a None leaves the recommendation.
+            task: a name of `grl.datasets.TASKS`; any other name gets the defaults.
+            settings: values that replace the recommended ones; None keeps the recommendation.
 
         Raises:
             ConfigError: a setting cannot be used.
@@ -132,67 +247,65 @@ class Config:
         return cls(**{"task": task, **_RECOMMENDED.get(task, {}), **chosen})
 
     @classmethod
-    def from_json(cls, settings: Any) -> Config:
+    def from_json(cls, settings: object) -> Config:
         """Return the settings that a file holds, all of them, as `dataclasses.asdict` gives them.
 
         Args:
-            settings: what JSON holds; whoever wrote it.
+            settings: the content of the file, which may be anything that JSON can hold.
 
         Raises:
-            ConfigError: it is no object, a name is missing or unknown, or a setting cannot be used.
+            ConfigError: it is not an object, a name is missing or unknown, or a setting cannot be used.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(settings, dict) or settings.keys() != names:
-            wrong = shown(sorted(names ^ settings.keys())) if isinstance(settings, dict) else "something else"
-            raise ConfigError(f"config: got {wrong} too few or too many; expected all settings, and no other.")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"config: got {shown(settings)}; expected an object with exactly the fields of Config.")
+        wrong = sorted({field.name for field in fields(cls)} ^ settings.keys())
+        if wrong:
+            names = ", ".join(shown(name) for name in wrong[:5])  # a damaged file may have any number
+            raise ConfigError(f"config: missing or unknown settings: {names}; expected exactly the fields of Config.")
         return cls(**settings)
 
+    @classmethod
+    @cache
+    def settings(cls) -> Mapping[str, Setting]:
+        """Return the declaration of each setting, by the name of its field, in the order of the fields.
+
+        Raises:
+            TypeError: a field of a subclass declares no setting.
+        """
+        hints = get_type_hints(cls, include_extras=True)
+        declared = {}
+        for field in fields(cls):
+            found = [entry for entry in getattr(hints[field.name], "__metadata__", ()) if isinstance(entry, Setting)]
+            if len(found) != 1:
+                raise TypeError(f"{cls.__name__}.{field.name}: got {len(found)} Setting; expected one.")
+            declared[field.name] = found[0]
+        return declared
+
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name}: got {shown(getattr(self, name))}; expected {' or '.join(map(repr, choices))}."
-                )
-        for name in ("task", "data", "schedule", "device", "start"):
-            if self._is_given(name) and not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; expected a text.")
-        for name, least in _SMALLEST.items():
-            if self._is_given(name):
-                self._set(name, _integer(name, getattr(self, name), least))
-        for name, most in _LARGEST.items():
-            if self._is_given(name) and getattr(self, name) > most:
-                raise ConfigError(f"{name}: got {shown(getattr(self, name))}; expected an integer from 1 to {most}.")
-        for name in ("learning_rate", "classifier_learning_rate", "clip_norm"):
-            if self._is_given(name):
-                real = _real(name, getattr(self, name), "above 0 and up to 1e30", lambda value: 0 < value <= 1e30)
-                self._set(name, real)
-        if not isinstance(self.tensorboard, bool):
-            raise ConfigError(f"tensorboard: got {shown(self.tensorboard)}; expected True or False.")
-        self._set("momentum", _real("momentum", self.momentum, "from 0 to below 1", lambda value: 0 <= value < 1))
-        self._set("decay", _real("decay", self.decay, "from 0", lambda value: value >= 0))
-        for name in ("channels", "hidden", "label_hidden", "domain_hidden"):
-            self._set(name, _sizes(name, getattr(self, name)))
-        self.coeff(0)  # a wrong schedule shows here
+        settings = self.settings()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (value is None and field.default is None):
+                object.__setattr__(self, field.name, settings[field.name].check(field.name, value))
+        parse_ramp(self.schedule, self.steps)  # refuses a wrong one now, whatever the method
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def _is_given(self, name: str) -> bool:
-        return getattr(self, name) is not None or name not in _OPTIONAL
+    @cached_property
+    def ramp(self) -> Ramp:
+        """λ as a function of the step, counted from 0; 0 throughout where the method does not adapt."""
+        return parse_ramp(self.schedule, self.steps) if self.method == "dann" else ConstantSchedule(0.0)
 
     def coeff(self, step: int) -> float:
         """λ of a step, counted from 0; 0 throughout where the method does not adapt."""
-        schedule = _parse_schedule(self.schedule, self.steps)
-        return float(schedule(step)) if self.method == "dann" else 0.0
+        return float(self.ramp(step))
 
     def rates(self, step: int) -> tuple[float, float]:
         """The learning rates of the feature extractor and of the classifiers at a step, counted from 0."""
         divisor = (1 + self.decay * step / self.steps) ** 0.75
-        own = self.learning_rate if self.classifier_learning_rate is None else self.classifier_learning_rate
-        return self.learning_rate / divisor, own / divisor
+        classifiers = self.classifier_learning_rate
+        return self.learning_rate / divisor, (self.learning_rate if classifiers is None else classifiers) / divisor
 
 
-_RECOMMENDED: dict[str, dict[str, Any]] = {
+_RECOMMENDED: dict[str, dict[str, Value]] = {
     "moons": {
         "steps": 1000,
         "learning_rate": 2e-2,
@@ -201,49 +314,3 @@ _RECOMMENDED: dict[str, dict[str, Any]] = {
         "domain_hidden": (50,),
     },
 }
-
-
-def shown(value: Any) -> str:
-    """Return what came, for a message: whoever wrote a file may have written a long text into it."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]} …"
-
-
-def _parse_schedule(text: str, steps: int) -> Schedule:
-    kind, *parts = text.split(":")
-    try:
-        numbers = [float(part) for part in parts]
-        if kind == "dann" and len(numbers) <= 1:
-            return DannSchedule(steps, *numbers)
-        if kind == "linear" and len(numbers) in (0, 2):
-            return LinearSchedule(steps, *(numbers or (0.0, 1.0)))
-        if kind == "constant" and len(numbers) <= 1:
-            return ConstantSchedule(*(numbers or (1.0,)))
-    except ValueError:
-        pass  # no number, or not a finite one: the sentence below says what is accepted
-    raise ConfigError(f"schedule: got {shown(text)}; expected dann[:GAMMA], linear[:START:END] or constant[:VALUE].")
-
-
-def _integer(name: str, value: Any, smallest: int) -> int:
-    """An int, whatever kind of integer came: JSON knows no NumPy."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
-        raise ConfigError(f"{name}: got {shown(value)}; expected an integer from {smallest}.")
-    return int(value)
-
-
-def _real(name: str, value: Any, accepted: str, accepts: Callable[[float], bool]) -> float:
-    number = math.nan
-    if not isinstance(value, bool) and isinstance(value, Real):
-        with suppress(OverflowError):  # an integer that no float holds
-            number = float(value)
-    if not math.isfinite(number) or not accepts(number):
-        raise ConfigError(f"{name}: got {shown(value)}; expected a finite number {accepted}.")
-    return number
-
-
-def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        raise ConfigError(f"{name}: got {shown(sizes)}; expected one size for each layer.")
-    if not sizes and name in ("channels", "hidden"):
-        raise ConfigError(f"{name}: got none; expected one size for each layer.")
-    return tuple(_integer(name, size, 1) for size in sizes)

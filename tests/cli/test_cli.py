@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,9 @@ pytest.importorskip("safetensors")
 from rich.console import Console
 
 from grl.cli import main
+from grl.cli.announcement import describe_resumption
 from grl.cli.progress import Follower
-from grl.cli.train import _describe, _go_on
+from grl.cli.request import request_resumed
 from grl.experiment import (
     FaultError,
     Processes,
@@ -337,17 +337,19 @@ def test_a_run_that_goes_on_elsewhere_spares_an_unfinished_run_there(here: Path)
 def test_what_is_given_beside_resume_replaces_what_the_checkpoint_says_and_other_versions_are_told(here: Path):
     write_checkpoint(".")
     given = dict.fromkeys(Config.__dataclass_fields__) | {"backend": "jax", "sharding": "fsdp", "on_nan": "skip"}
-    config, checkpoint = _go_on(".", given | {"device": "gpu", "timeout": 5})
+    request = request_resumed(".", given | {"device": "gpu", "timeout": 5})
+    config, checkpoint = request.config, request.checkpoint
+    assert checkpoint is not None
     assert config == Config.recommended(
         "moons", steps=9, seed=4, backend="jax", sharding="fsdp", on_nan="skip", device="gpu", timeout=5
     )
-    assert _describe(checkpoint, config) == (
-        "Going on from ., at step 2 of 9, which torch has come to: jax rounds otherwise."
+    assert describe_resumption(checkpoint, config) == (
+        "Going on from ., at step 2 of 9, written by torch: jax rounds differently."
     )
     if "torch" in INSTALLED:
         assert re.fullmatch(
             r"Going on from \., at step 2 of 9, written with torch 1\.0 \(now \d[^)]*\): the last bits may differ\.",
-            _describe(checkpoint, checkpoint.config),
+            describe_resumption(checkpoint, checkpoint.config),
         )
 
 
@@ -402,7 +404,11 @@ def test_what_all_processes_refuse_the_first_prints_and_what_one_refuses_that_on
     assert grl(*words) == (2, "", sentence if index == 0 else "")
 
     place = f"grl: process {index} of 2: "
-    assert grl("train", "--steps", "0") == (2, "", f"{place}--steps: got 0; expected an integer from 1.\n")
+    assert grl("train", "--steps", "0") == (
+        2,
+        "",
+        f"{place}--steps: got 0; expected an integer from 1 to 1000000000.\n",
+    )
     output = grl("train", "--resume", "absent")
     assert output == (2, "", f"{place}absent/checkpoint.json: cannot be read: No such file or directory.\n")
     as_one_of_two(index, monkeypatch)
@@ -547,7 +553,7 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(
     backend: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, backend, None)  # how Python itself marks what cannot be imported
-    monkeypatch.delitem(sys.modules, f"grl.{backend}_impl.training", raising=False)
+    monkeypatch.delitem(sys.modules, f"grl.experiment.trainers.{backend}_trainer", raising=False)
     output = grl("train", "--task", "moons", "--backend", backend)
     assert output.status == 2
     assert re.fullmatch(rf'grl: [^\n]*{backend}[^\n]* pip install "grl\[{backend}\]"\n', output.err)
@@ -676,10 +682,10 @@ def test_demo_without_a_framework_names_the_extra(here: Path, monkeypatch: pytes
 def test_help_names_every_setting_with_its_default():
     output = grl("train", "--help")
     assert output.status == 0
-    options = {field.name.replace("_", "-") for field in fields(Config)}
-    options -= {"channels", "hidden", "label-hidden", "domain-hidden"}  # the network's; the Python interface has them
-    options = (options - {"start"}) | {"init", "out", "resume", "help"}
-    missing = [option for option in sorted(options) if not re.search(rf"--{option}\s", output.out)]
+    only_in_python = {"channels", "hidden", "label_hidden", "domain_hidden"}  # the network's sizes
+    options = {setting.flag(name) for name, setting in Config.settings().items() if name not in only_in_python}
+    options |= {"--out", "--resume", "--help"}
+    missing = [option for option in sorted(options) if not re.search(rf"{option}\s", output.out)]
     assert not missing
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", output.out).split())
     assert words.count("[default: ") == len(options) - 1  # all but --help

@@ -343,12 +343,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> P
     write_npz(tmp_path / "good", arrays(side=4, samples=6))
     write_shards(tmp_path / "folder", arrays(side=4, samples=6), shards=2)
 
+    import grl.cli.announcement
     import grl.cli.check
     import grl.cli.demo
     import grl.cli.train as cli
     import grl.report
 
-    train, report = cli.run, cli.report_gradients
+    train, report = cli.run, grl.cli.announcement.report_gradients
 
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -372,7 +373,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> P
             path.write_bytes(b"a picture")
 
     monkeypatch.setattr(cli, "run", run)
-    monkeypatch.setattr(cli, "report_gradients", report_gradients)
+    monkeypatch.setattr(grl.cli.announcement, "report_gradients", report_gradients)
     monkeypatch.setattr(grl.report, "draw_report", draw_report)
     monkeypatch.setattr(grl.cli.demo, "run_demo", interrupt)
     monkeypatch.setattr(grl.cli.check, "check_form", interrupt)

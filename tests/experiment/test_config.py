@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from grl.datasets import Task
 from grl.experiment import load_data
 from grl.experiment.backend import build_architecture
 from grl.experiment.config import Config, ConfigError
+from grl.experiment.ramp import Ramp, parse_ramp
+from grl.schedules import LinearSchedule
 
 
 def test_numpys_numbers_are_settings_too_and_are_written_as_pythons() -> None:
@@ -43,6 +45,17 @@ def test_what_cannot_be_used_is_named_with_what_is_accepted(settings: dict[str, 
         Config(**settings)
 
 
+def test_what_is_no_set_of_settings_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^config: got \[1\]; expected an object with exactly the fields of Config\."
+    ):
+        Config.from_json([1])
+    settings = asdict(Config()) | {"stesp": 3}
+    del settings["seed"]
+    with pytest.raises(ConfigError, match=r"^config: missing or unknown settings: 'seed', 'stesp'; expected exactly"):
+        Config.from_json(settings)
+
+
 def test_coefficient_and_rates_follow_the_settings() -> None:
     config = Config(steps=100, learning_rate=0.5, classifier_learning_rate=0.25, decay=10.0)
     assert config.rates(50) == (0.5 / 6**0.75, 0.25 / 6**0.75)
@@ -51,6 +64,21 @@ def test_coefficient_and_rates_follow_the_settings() -> None:
     assert coeffs == pytest.approx({"linear:0.2:0.6": 0.4, "dann:1": 2 / (1 + np.exp(-0.5)) - 1, "constant:3": 3.0})
     assert Config(steps=100, schedule="linear").coeff(50) == 0.5
     assert Config(steps=100, schedule="constant:3", method="source-only").coeff(50) == 0.0
+
+
+def test_a_schedule_is_parsed_once_and_not_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def parse(text: str, steps: int) -> Ramp:
+        parsed.append(text)
+        return parse_ramp(text, steps)
+
+    monkeypatch.setattr("grl.experiment.config.parse_ramp", parse)
+    config = Config(steps=100, schedule="linear:0:0.5")
+    assert [config.coeff(step) for step in range(101)] == [LinearSchedule(100, 0.0, 0.5)(step) for step in range(101)]
+    assert len(parsed) == 2, "once to refuse a wrong one, once to use it"
+    assert asdict(config)["schedule"] == "linear:0:0.5"
+    assert replace(config, schedule="constant:3").coeff(50) == 3.0
 
 
 def test_the_memory_for_data_is_that_of_the_settings(tmp_path: Path) -> None:
