@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks import article, compare, compile, layer, memory, op, scale, scale_out, step
 from benchmarks.draw import draw
-from benchmarks.forms import Backend, backends
+from benchmarks.form import Backend
+from benchmarks.forms import backends
 from benchmarks.machine import count_units, describe, find_device
 from benchmarks.record import Row, load, relate, save
 from benchmarks.settings import Settings, Tell
@@ -60,8 +61,8 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
         for name in options.only:
             bar = progress.add_task(name)
 
-            def tell(done: int, total: int, what: str, bar: object = bar, name: str = name) -> None:
-                progress.update(bar, completed=done, total=total, description=f"{name}: {what}")  # type: ignore[arg-type]
+            def tell(done: int, total: int, what: str, bar: TaskID = bar, name: str = name) -> None:
+                progress.update(bar, completed=done, total=total, description=f"{name}: {what}")
 
             rows += BENCHMARKS[name](found, settings, tell)
             progress.remove_task(bar)
@@ -132,13 +133,13 @@ def _progress(console: Console) -> Progress:
 class _Quiet(warnings.catch_warnings):
     """Keep what other packages' layers warn of, and that `torch.compile` gives up on one, out of the tables."""
 
-    def __enter__(self) -> None:  # type: ignore[override]
+    def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")
         self._level = logging.getLogger("torch").level
         logging.getLogger("torch").setLevel(logging.ERROR)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         logging.getLogger("torch").setLevel(self._level)
         super().__exit__(*error)
 

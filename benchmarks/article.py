@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from benchmarks.forms import Backend, Form
+from benchmarks.form import Backend, Form
 from benchmarks.memory import count
 from benchmarks.op import measure
 from benchmarks.record import Row, explain, find, ratios, summarise
@@ -34,8 +34,16 @@ _PRINTED = ("the article's, RTX 3090", "0.12", "+8.3 %", "0.15", "+6.7 %", "abou
 def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     """Time the pairs, and count the bytes of each."""
     tell(0, 1, f"{settings.article_iterations} iterations")
-    count = {"repeat": settings.article_iterations // _ROUNDS, "rounds": (_ROUNDS, _ROUNDS)}
-    timed = measure("article", found, Group(_SIZE), settings, _forms, measures=("forward", "backward"), **count)
+    timed = measure(
+        "article",
+        found,
+        Group(_SIZE),
+        settings,
+        _forms,
+        measures=("forward", "backward"),
+        repeat=settings.article_iterations // _ROUNDS,
+        rounds=(_ROUNDS, _ROUNDS),
+    )
     return [*timed, *_bytes(found)]
 
 

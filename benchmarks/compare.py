@@ -53,8 +53,8 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> Iterator[Change]:
         if old is None or not row.samples:
             continue
         relative = bool(row.ratio and old.ratio)
-        pair = (old.ratio, row.ratio) if relative else (old.samples, row.samples)
-        yield Change(row, *(summarise(values) for values in pair), relative)
+        old_values, new_values = (old.ratio, row.ratio) if relative else (old.samples, row.samples)
+        yield Change(row, summarise(old_values), summarise(new_values), relative)
 
 
 def table(moved: Sequence[Change]) -> Table:

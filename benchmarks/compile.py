@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.forms import Backend
+from benchmarks.form import Backend
 from benchmarks.record import Row, explain
 from benchmarks.settings import COEFF, Settings, Tell
 from grl.check.forms import function_form, our_forms

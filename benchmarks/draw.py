@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks.forms import MEASURES
+from benchmarks.form import MEASURES
 from benchmarks.record import Row, find, summarise
 from grl.files import replacing
 

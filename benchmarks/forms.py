@@ -1,97 +1,34 @@
-"""What is measured: a form is one way of reversing a gradient; a backend makes calls to time out of it and checks them.
-
-The forms themselves are in `forms_torch` and `forms_jax`.
-"""
+"""The frameworks whose forms can be measured here: `forms_torch` and `forms_jax`, as far as they are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
+from benchmarks.form import Backend
 from benchmarks.record import explain
-from benchmarks.timing import Call
 
-__all__ = ["MEASURES", "Backend", "Form", "WrongResultError", "backends", "shape_of"]
-
-MEASURES = ("forward", "backward", "both")
-"""One call in a graph that will be differentiated; the pull-back of one gradient; the two in one go."""
-
-
-class WrongResultError(ArithmeticError):
-    """A form that returned something else than x or −λ·g."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way of reversing a gradient, or one floor under all of them.
-
-    Args:
-        name: with its mode: "gradient_reversal", "gradient_reversal, compiled", "custom_vjp, jit".
-        kind: "ours", "peer" or "floor".
-        make: λ -> (function, further arguments), so that function(x, *further arguments) is the call of the user.
-        mode: how it runs: "eager", "compiled", "cuda graph", "jit".
-        measures: those of `MEASURES` that it has.
-        factor: what its gradient is to be multiplied by: λ -> −λ, or λ -> 1 for an identity.
-        direct: the function is no layer: it takes the gradient itself (a multiply, a copy).
-        headline: stands for its kind where there is no time for all.
-    """
-
-    name: str
-    kind: str
-    make: Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]
-    mode: str = "eager"
-    measures: Sequence[str] = MEASURES
-    factor: Callable[[Any], Any] = lambda coeff: -coeff
-    direct: bool = False
-    headline: bool = False
-
-
-class Backend(Protocol):
-    """One framework on one device."""
-
-    name: str
-
-    @property
-    def forms(self) -> Sequence[Form]:
-        """Ours, peers and floors."""
-
-    def inputs(self, size: int, dtype: str, count: int) -> list[tuple[Any, Any]]:
-        """Return so many pairs (x, g) of so many bytes each, random, at least two-dimensional."""
-
-    def coefficient(self, kind: str, rows: int) -> Any:
-        """Return λ as a "number", a "tensor" or one value per "sample"."""
-
-    def calls(self, form: Form, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str) -> list[Call]:
-        """Return what to time, once for each clock."""
-
-    def check(self, form: Form, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str, call: Call) -> None:
-        """Make the call on memory poisoned with NaN; raise `WrongResultError` if the result is wrong."""
-
-    def floor(self, form: Form, measure: str) -> tuple[str, str] | None:
-        """Return form and measure that this one is divided by."""
-
-    def start(self) -> None:
-        """Forget what earlier groups compiled."""
+__all__ = ["backends"]
 
 
 def backends(device: str) -> tuple[list[Backend], dict[str, str]]:
-    """Return the frameworks that have this device, and why the others do not."""
-    found: list[Backend] = []
+    """Return the frameworks that have this device, and why the others do not.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    available: list[Backend] = []
     missing: dict[str, str] = {}
     for name in ("torch", "jax"):
         try:
-            if name == "torch":
-                from benchmarks.forms_torch import TorchBackend as Found
-            else:
-                from benchmarks.forms_jax import JaxBackend as Found
-            found.append(Found(device))
+            available.append(_backend(name, device))
         except (ImportError, RuntimeError, AssertionError) as error:
             missing[name] = explain(error)
-    return found, missing
+    return available, missing
 
 
-def shape_of(elements: int) -> tuple[int, int]:
-    """Return (samples, features), about square: what a batch of features looks like."""
-    rows = 1 << ((elements.bit_length() - 1) // 2)
-    return rows, elements // rows
+def _backend(name: str, device: str) -> Backend:
+    if name == "torch":
+        from benchmarks.forms_torch import TorchBackend
+
+        return TorchBackend(device)
+    from benchmarks.forms_jax import JaxBackend
+
+    return JaxBackend(device)

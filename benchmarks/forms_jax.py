@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.forms import Form, WrongResultError, shape_of
+from benchmarks.form import Form, WrongResultError, shape_of
 from benchmarks.inputs import base_block
 from benchmarks.settings import COEFF
 from benchmarks.timing import BlockingClock, Call, QueueClock

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from benchmarks.forms import Form, WrongResultError, shape_of
+from benchmarks.form import Form, WrongResultError, shape_of
 from benchmarks.inputs import base_block
 from benchmarks.settings import COEFF
 from benchmarks.timing import Call, CudaClock, HostClock
@@ -90,6 +90,12 @@ def _compiled(function: Callable[..., Any], *further: Any) -> tuple[Callable[...
 _PEERS = {form.name: form for form in peer_forms("torch")}
 
 
+def _article_function(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    function = _PEERS["article's Function"].call
+    assert function is not None
+    return function, (coeff,)
+
+
 def _one(coeff: Any) -> float:
     return 1.0
 
@@ -102,7 +108,7 @@ FORMS = (
         "gradient_reversal, compiled", "ours", lambda c: _compiled(lambda x, k: gradient_reversal(x, k), c), "compiled"
     ),
     Form("gradient_reversal, CUDA graph", "ours", lambda c: (gradient_reversal, (c,)), "cuda graph", ("both",)),
-    Form("article Function", "peer", lambda c: (_PEERS["article's Function"].call, (c,)), headline=True),
+    Form("article Function", "peer", _article_function, headline=True),
     Form("article Module", "peer", lambda c: (_PEERS["article's Module"].make(c), ())),
     Form("input * 1.0", "peer", lambda c: (_Copying.apply, (c,))),
     Form("pytorch-revgrad", "peer", _revgrad),
@@ -120,7 +126,15 @@ FORMS = (
         direct=True,
         headline=True,
     ),
-    Form("copy", "floor", lambda c: (None, ()), measures=("backward",), factor=_one, direct=True, headline=True),  # type: ignore[arg-type, return-value]
+    Form(
+        "copy",
+        "floor",
+        lambda c: (torch.Tensor.copy_, ()),
+        measures=("backward",),
+        factor=_one,
+        direct=True,
+        headline=True,
+    ),
 )
 
 
@@ -184,9 +198,9 @@ class TorchBackend:
         if form.direct:
             shaped = coeff[:, None] if isinstance(coeff, Tensor) and coeff.ndim else coeff
             function, further = form.make(shaped)
-            if function is None:
+            if function is torch.Tensor.copy_:
                 target = torch.full_like(inputs[0][1], torch.nan)
-                return torch.Tensor.copy_, [(target, g) for _, g in inputs]
+                return function, [(target, g) for _, g in inputs]
             return function, [(g, *further) for _, g in inputs]
         if form.name == "bare apply" and isinstance(coeff, Tensor) and coeff.ndim:
             coeff = coeff[:, None]

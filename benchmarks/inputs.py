@@ -18,7 +18,8 @@ def base_block(elements: int, seed: int) -> NDArray[np.float32]:
     """
     generator = np.random.default_rng(seed)
     numbers = generator.random(min(elements, _BLOCK), dtype=np.float32) * np.float32(0.9) + np.float32(0.1)
-    return np.copysign(numbers, generator.random(len(numbers), dtype=np.float32) - np.float32(0.5))
+    signs = generator.random(len(numbers), dtype=np.float32) - np.float32(0.5)
+    return np.copysign(numbers, signs)
 
 
 def ring_length(size: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.forms import Backend, Form
+from benchmarks.form import Backend, Form
 from benchmarks.op import measure
 from benchmarks.record import Row
 from benchmarks.settings import Group, Settings, Tell

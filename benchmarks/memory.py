@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.forms import Backend, Form
+from benchmarks.form import Backend, Form
 from benchmarks.record import Row, explain
 from benchmarks.settings import COEFF, Settings, Tell
 

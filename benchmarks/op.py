@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.forms import Backend, Form, shape_of
+from benchmarks.form import Backend, Form, shape_of
 from benchmarks.inputs import ring_length
 from benchmarks.record import Row, explain
 from benchmarks.settings import Group, Settings, Tell

@@ -80,7 +80,9 @@ class Trainer:
         self.device = jax.local_devices(backend="gpu" if on_gpu else "cpu")[0]
         with jax.default_device(self.device):
             rngs = nnx.Rngs(0)
-            graph, params, statistics = nnx.split(DANN(ResNet(size, rngs=rngs), CLASSES, rngs=rngs), nnx.Param, ...)
+            model = DANN(ResNet(size, rngs=rngs), CLASSES, rngs=rngs)
+            graph, params, *others = nnx.split(model, nnx.Param, ...)
+            (statistics,) = others
             optimizer = optax.trace(decay=0.9)
             self._state = jax.device_put((params, statistics, optimizer.init(params)), self.device)
         self._run = jax.jit(partial(lax.scan, partial(_step, graph, optimizer)), donate_argnums=0)

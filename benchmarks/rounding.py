@@ -85,7 +85,7 @@ def without_onednn() -> Iterator[None]:
     import torch
 
     before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property, for mypy an attribute
     try:
         yield
     finally:
@@ -110,10 +110,10 @@ def measure(optimizer: str, tell: Callable[[str], None], steps: int = STEPS[-1])
         "PyTorch without oneDNN": without_onednn()(lambda: of("torch")),
         "PyTorch, noise on the images": lambda: of("torch", noise=NOISE),
     }
-    tell("PyTorch, float64")
+    tell(f"{optimizer}: PyTorch, float64")
     exact, found = of("torch", "float64"), {}
     for name, run in runs.items():
-        tell(name)
+        tell(f"{optimizer}: {name}")
         gaps = largest_so_far(run(), of("torch", "float64", noise=NOISE) if "noise" in name else exact)
         found[name] = {step: float(gaps[step - 1]) for step in STEPS if step <= steps}
     return found
@@ -134,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table.add_column(str(step), justify="right", no_wrap=True)
     for optimizer in RATES:
         with console.status(optimizer) as status:
-            found = measure(optimizer, lambda run, optimizer=optimizer: status.update(f"{optimizer}: {run}"))
-        for run, gaps in found.items():
+            measured = measure(optimizer, status.update)
+        for run, gaps in measured.items():
             records.append({"optimizer": optimizer, "run": run, "gaps": gaps})
             table.add_row(optimizer, run, *(f"{gap:.0e}" for gap in gaps.values()))
     console.print(table)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.forms import Backend, Form
+from benchmarks.form import Backend, Form
 from benchmarks.op import measure
 from benchmarks.record import Row, find
 from benchmarks.settings import Group, Settings, Tell

@@ -146,7 +146,7 @@ def _measure(framework: str, count: int, device: str, rounds: int) -> dict[str, 
                 if process.wait(timeout=1800):
                     log.seek(0)
                     raise RuntimeError(f"{framework}, a process of {count}: {log.read()[-500:]}")
-            return json.loads(out.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return json.loads(out.read_text(encoding="utf-8"))
         finally:
             for process, log in processes:
                 process.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 __all__ = ["CLASSES", "COEFF", "Group", "ResNetSize", "Settings", "Tell"]
 
@@ -13,6 +13,8 @@ COEFF = 0.7
 
 CLASSES = 31
 """Of the ResNet's label classifier: as many as Office-31 has, which such networks are adapted on."""
+
+T = TypeVar("T")
 
 Tell = Callable[[int, int, str], None]
 """How a benchmark tells its progress: (done, total, what comes now)."""
@@ -60,13 +62,14 @@ class Settings:
 
     Args:
         device: "cpu" or "cuda".
-        effort: "full"; "quick", under two minutes on two cores; "smoke", seconds: all paths, no figures worth a look.
+        effort: "full"; "quick", under two minutes on two cores; "smoke", seconds, which runs all paths and whose
+            figures mean nothing.
     """
 
     device: str = "cpu"
     effort: str = "full"
 
-    def _of(self, full: Any, quick: Any, smoke: Any) -> Any:
+    def _of(self, full: T, quick: T, smoke: T) -> T:
         return {"full": full, "quick": quick, "smoke": smoke}[self.effort]
 
     @property
@@ -142,5 +145,5 @@ class Settings:
         number = [Group(2**power) for power in (6, 8, 14, 20, 25)]
         largest = (28, 30, 32) if self.on_gpu else (28,)
         number += [Group(2**power, few=not self.on_gpu) for power in largest]
-        kinds = [("bfloat16", "number"), ("float16", "number"), ("float32", "tensor"), ("float32", "sample")]
-        return number + [Group(2**power, dtype, coeff) for dtype, coeff in kinds for power in (8, 25)]
+        others = [("bfloat16", "number"), ("float16", "number"), ("float32", "tensor"), ("float32", "sample")]
+        return number + [Group(2**power, dtype, coeff) for dtype, coeff in others for power in (8, 25)]

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks import article
-from benchmarks.forms import MEASURES
+from benchmarks.form import MEASURES
 from benchmarks.record import Row, summarise
 from benchmarks.scale import layer_cost, slopes
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.forms import Backend, WrongResultError
+from benchmarks.form import Backend, WrongResultError
 from benchmarks.record import Row, explain
 from benchmarks.settings import CLASSES, COEFF, Settings, Tell
 from benchmarks.timing import Call, HostClock, interleave
@@ -43,7 +43,8 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
 
 
 def _run(network: str, found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
-    cases = [_Case(network, *mode.split(), layer) for mode in settings.step_modes for layer in LAYERS]
+    modes = [mode.split() for mode in settings.step_modes]
+    cases = [_Case(network, framework, mode, layer) for framework, mode in modes for layer in LAYERS]
     cases = [case for case in cases if case.framework in {backend.name for backend in found}]
     rows: dict[_Case, Row] = {}
     calls: dict[_Case, Call] = {}
@@ -63,8 +64,8 @@ def _run(network: str, found: Sequence[Backend], settings: Settings, tell: Tell)
     )
     for case, values in samples.items():
         rows[case].samples = [value / _steps(case) for value in values]
-    for case, error in failures.items():
-        rows[case].failure = explain(error)
+    for case, failure in failures.items():
+        rows[case].failure = explain(failure)
     return list(rows.values())
 
 

@@ -13,7 +13,7 @@ from benchmarks.record import Row, find, ratios, summarise
 __all__ = ["Target", "targets"]
 
 _SMALL, _LARGE = 2**8, 2**25
-_FLOAT32 = {"dtype": "float32", "coeff": "number"}
+_FLOAT32: dict[str, Any] = {"dtype": "float32", "coeff": "number"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _ratio(
 
 
 def _small(rows: Sequence[Row]) -> Iterator[Target]:
-    where = {"benchmark": "op", "framework": "torch", "bytes": _SMALL, **_FLOAT32}
+    where: dict[str, Any] = {"benchmark": "op", "framework": "torch", "bytes": _SMALL, **_FLOAT32}
     ours = "gradient_reversal"
     for form, other, measure, bound in (
         (ours, "bare apply", "forward", 1.25),
@@ -102,7 +102,7 @@ def _layer_calls(rows: Sequence[Row], **where: Any) -> Iterator[Target]:
 
 
 def _large(rows: Sequence[Row]) -> Iterator[Target]:
-    where = {"benchmark": "op", "framework": "torch", "bytes": _LARGE, **_FLOAT32}
+    where: dict[str, Any] = {"benchmark": "op", "framework": "torch", "bytes": _LARGE, **_FLOAT32}
     ours, at = "gradient_reversal", "PyTorch, 32 MiB"
     yield Target(
         f"{at}, both: {ours} / article Function", _ratio(rows, ours, "article Function", "both", **where), 1 / 1.7

@@ -66,7 +66,7 @@ def test_what_is_compared_is_timed_one_right_after_the_other() -> None:
 @needs_torch
 @pytest.mark.parametrize("broken", ["forward", "backward"])
 def test_a_form_with_a_wrong_result_is_caught(broken: str) -> None:
-    from benchmarks.forms import Form, WrongResultError
+    from benchmarks.form import Form, WrongResultError
     from benchmarks.forms_torch import TorchBackend
     from grl.torch_impl import gradient_reversal
 
@@ -143,7 +143,8 @@ def test_the_command_times_whole_steps(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_bytes_are_counted(framework: str, form: str, retained: float, peak: float) -> None:
     pytest.importorskip(framework)
-    from benchmarks.forms import Form, backends
+    from benchmarks.form import Form
+    from benchmarks.forms import backends
     from benchmarks.memory import count
 
     (backend,) = (found for found in backends("cpu")[0] if found.name == framework)
@@ -264,7 +265,7 @@ def test_a_picture_is_left_out_where_there_is_nothing_to_draw(tmp_path: Path) ->
 def test_a_step_without_the_reversal_is_caught() -> None:
     import numpy as np
 
-    from benchmarks.forms import WrongResultError
+    from benchmarks.form import WrongResultError
     from benchmarks.step import _Case, _check
 
     layer, identity = (_Case("mnist-mnistm", "torch", "eager", name) for name in ("gradient_reversal", "identity"))
