@@ -1,15 +1,19 @@
-"""Names for the arrays that go between the frameworks: all of them are NumPy's."""
+"""Types of the NumPy arrays that both frameworks' data are converted to."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Weights"]
+__all__ = ["Array", "Dtype", "Weights"]
 
 Array: TypeAlias = NDArray[Any]
 """A NumPy array of any dtype and shape."""
 
+Dtype: TypeAlias = np.dtype[Any]
+"""The dtype of an `Array`."""
+
 Weights: TypeAlias = dict[str, Array]
-"""A model's arrays by name, in PyTorch's names and layouts unless something else is said."""
+"""Name → array of a model. Names and layouts are PyTorch's unless a docstring says otherwise."""

@@ -1,10 +1,14 @@
-"""Is a layer right, does it reverse in a model, and is a model the same in both frameworks?
+"""Is a reversal layer right, does it reverse within a model, and do two models agree across frameworks?
 
-Importing it imports no framework. What runs models of both, `compare` and its like, is imported when it is asked for.
+Importing this package imports no framework. `compare` and the other names that run models of both frameworks are
+imported on first use.
+
+Example:
+    `from grl.parity import compare, copy_weights`
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grl.bits import assert_same_bits, ulp_distance
 from grl.check.check_layer import check_layer
@@ -15,7 +19,8 @@ from grl.diagnosis.reversal import Reversal, assert_reverses, measure_reversal
 from grl.weights.copying import copy_weights
 from grl.weights.pairing import Pair, Pairing, pair
 from grl.weights.portable import load_portable, save_portable
-from grl.weights.rules import Rule, register_rule
+from grl.weights.rule import Rule
+from grl.weights.rules import register_rule
 from grl.weights.slot import PortError
 
 if TYPE_CHECKING:
@@ -57,21 +62,26 @@ __all__ = [
     "ulp_distance",
 ]
 
-_PLACES = {
-    **dict.fromkeys(("assert_parity", "compare"), "compare"),
-    **dict.fromkeys(("Divergence", "ParityReport", "Row"), "report"),
+_LAZY = {
     "Cause": "causes.cause",
+    "Divergence": "report",
+    "ParityReport": "report",
+    "Row": "report",
     "TrainingReport": "training_report",
+    "assert_parity": "compare",
+    "compare": "compare",
     "compare_training": "compare_training",
 }
+"""Public name → its module in `grl.port`. These need both frameworks."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for needed in ("grl.torch_impl", "grl.jax_impl.module"):
-        import_module(needed)  # says what to install where a framework is missing
-    return getattr(import_module(f"grl.port.{_PLACES[name]}"), name)
+    for package in ("grl.torch_impl", "grl.jax_impl.module"):
+        import_module(package)  # raises an ImportError that names the extra to install, if a framework is missing
+    value: object = getattr(import_module(f"grl.port.{_LAZY[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,6 @@ signed zeros, infinities, NaN and subnormals, and no framework is needed:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,12 +70,13 @@ class Coefficient:
     dtype: str = "float64"
 
     @property
-    def native(self) -> Any:
+    def native(self) -> float | np.generic | Array:
         """λ as a user would write it: a Python number, a NumPy scalar or a NumPy array."""
         if self.kind in ("int", "float"):
             return {"int": int, "float": float}[self.kind](self.values)
-        array = self.values.astype(self.dtype)
-        return array[()] if self.kind == "numpy scalar" else array
+        array: Array = self.values.astype(self.dtype)
+        scalar: np.generic = array[()]
+        return scalar if self.kind == "numpy scalar" else array
 
     def aligned(self, shape: tuple[int, ...]) -> Array:
         """Return λ in the shape in which it multiplies a gradient of shape `shape`."""
@@ -126,7 +126,7 @@ def special_bits(dtype: str) -> tuple[int, ...]:
 
 
 @st.composite
-def arrays(draw: Any, dtype: str, shape: tuple[int, ...]) -> Array:
+def arrays(draw: st.DrawFn, dtype: str, shape: tuple[int, ...]) -> Array:
     """Draw the bits of an array: any pattern except a signalling NaN.
 
     `grl.bits.tensor_of` and `grl.bits.array_of` turn the bits into a tensor or a JAX array.
@@ -179,7 +179,7 @@ def numbers() -> st.SearchStrategy[float]:
 
 @st.composite
 def coefficients(
-    draw: Any, shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS, arrays: tuple[str, ...] = ARRAYS
+    draw: st.DrawFn, shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS, arrays: tuple[str, ...] = ARRAYS
 ) -> Coefficient:
     """Draw a coefficient of any kind that the layers accept for an x of this shape.
 

@@ -14,9 +14,9 @@ from grl.port.runs.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.port.runs.torch_model import TorchModel
 from grl.weights.differences import differing_weights
 from grl.weights.flattened import find_flattened
+from grl.weights.half import half_of
 from grl.weights.pairing import pair
 from grl.weights.slot import PortError
-from grl.weights.tree import half_of
 
 __all__ = ["Twins"]
 
@@ -89,8 +89,8 @@ class Twins:
     @cached_property
     def is_double(self) -> bool:
         """Whether both models are in float64 as they are."""
-        sides = zip(("torch", "nnx"), self._models, strict=True)
-        arrays = [slot.read() for side, model in sides for slot in half_of(side).slots(model).values()]
+        slots = half_of("torch").slots(self._models[0]), half_of("nnx").slots(self._models[1])
+        arrays = [slot.read() for side in slots for slot in side.values()]
         return {array.dtype for array in arrays if array.dtype.kind == "f" and array.ndim} == {np.dtype(np.float64)}
 
     def their_key(self, key: Key) -> Key:

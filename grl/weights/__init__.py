@@ -1,1 +1,1 @@
-"""A model's weights: read, paired with those of the other framework, carried across, and kept in a file."""
+"""The weights of a model: pairing with a model of the other framework, copying, and portable files."""

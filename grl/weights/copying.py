@@ -3,65 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grl.weights.flattened import find_flattened
+from grl.weights.half import half_of, side_of
 from grl.weights.pairing import Pairing, pair
 from grl.weights.slot import PortError, read_all, write_all
-from grl.weights.tree import half_of, side_of
+
+if TYPE_CHECKING:
+    from flax import nnx
+    from torch import nn
+
+    from grl.weights.half import Model
 
 __all__ = ["copy_weights"]
 
 
 def copy_weights(
-    source: Any,
-    target: Any,
+    source: Model,
+    target: Model,
     *,
     names: Mapping[str, str] | None = None,
     flatten: Mapping[str, Sequence[int]] | None = None,
     strict: bool = True,
 ) -> Pairing:
-    """Copy the parameters and statistics of a model into one of the other framework, in place: θ_target = θ_source.
+    """Copy the parameters and statistics of a model into a model of the other framework, in place: θ_target = θ_source.
 
-    Layers are found by name, and by structure where names differ (see `pair`); names, shapes and layouts are converted
-    (`grl.weights.rules`). The target keeps its dtypes, devices and shardings: numbers are rounded to nearest where
-    its floats are narrower. Either everything is copied or the target stays as it was.
+    Layers are paired by name, and by structure where names differ (see `pair`). Names, shapes and layouts are converted
+    (`grl.weights.layer_rules`). The target keeps its dtypes, devices and shardings, and numbers are rounded to nearest
+    where its floats are narrower. Either everything is copied or the target stays unchanged.
 
-    A layer behind a flattened feature map has its inputs in the order (C, H, W) in PyTorch and (H, W, C) in nnx, and is
-    permuted. Which layers those are, and whether this nnx model has that order, is found out by an experiment: a
-    channel is changed, and the layer's inputs that change with it are looked at (see `find_flattened`). The outputs of
-    a layer are never permuted: where they become a feature map, nnx has to take them as (C, H, W) too.
+    λ and the step count of a `GRL` are settings, not weights. They are copied where both models have a `GRL`. Where one
+    has none, or a reversal of its own, the other keeps its λ, and `notes` of the result says so.
+
+    A layer behind a flattened feature map has its inputs in the order (C, H, W) in PyTorch and (H, W, C) in nnx, so
+    they are permuted. An experiment finds these layers and the order of this nnx model: it changes one channel and
+    observes which inputs of the layer change (see `find_flattened`). The outputs of a layer are never permuted: where
+    they become a feature map, the nnx model must read them as (C, H, W) too.
 
     Args:
         source: an `nn.Module` or an `nnx.Module`.
-        target: one of the other framework.
-        names: PyTorch's name → nnx's, of modules or tensors that cannot be paired by themselves.
-        flatten: the name of each such layer → (C, H, W), if the experiment cannot be made; {} for none: the nnx model
-            flattens in PyTorch's order.
-        strict: whether everything has to be matched, on both sides.
+        target: a model of the other framework.
+        names: PyTorch's name → nnx's, for modules or tensors that cannot be paired automatically.
+        flatten: the name of each layer behind a flattened map → (C, H, W), where the experiment cannot be made; {} if
+            there is none, or if the nnx model flattens in PyTorch's order.
+        strict: whether every weight of both models must have a counterpart.
 
     Returns:
-        What was paired with what, and if not strict what was left out.
+        The pairs, and without `strict` the weights that were left out.
 
     Raises:
-        TypeError: not one model of each framework.
-        PortError: something on either side has no counterpart, all of which is named; shapes differ; a number does not
-            fit its dtype; two different arrays belong to one tied parameter; the order of a flattened map is unknown.
+        TypeError: the two are not one model of each framework.
+        PortError: a weight has no counterpart (the message names all of them); shapes differ; a number does not fit its
+            dtype; two different arrays belong to one tied parameter; the order of a flattened map is unknown.
 
     Example:
         `copy_weights(torch_model, nnx_model)`, and back: `copy_weights(nnx_model, torch_model)`.
     """
-    sides = side_of(source, "source"), side_of(target, "target")
-    if sides[0] == sides[1]:
-        raise TypeError(f"target: got a second model of {half_of(sides[0]).NAME}; expected one of each framework.")
-    torch_model, nnx_model = (source, target) if sides[0] == "torch" else (target, source)
+    source_side, target_side = side_of(source, "source"), side_of(target, "target")
+    if source_side == target_side:
+        raise TypeError(f"target: got a second model of {half_of(target_side).NAME}; expected one of each framework.")
+    torch_model, nnx_model = _by_framework(source, target)
     pairing = pair(torch_model, nnx_model, names)
     if strict and not pairing.complete:
         raise PortError(pairing.complaint())
-    aliases = {one.torch_name: one.nnx_name for one in pairing.pairs}
-    flattened = find_flattened(nnx_model, flatten, aliases, torch_model)
-    slots = {name: slot for name, slot in half_of(sides[0]).slots(source).items() if pairing.covers(name, sides[0])}
-    arrays = read_all(slots)
-    carried = pairing.to_nnx(arrays, flattened) if sides[1] == "nnx" else pairing.to_torch(arrays, flattened)
-    write_all(half_of(sides[1]).slots(target), carried)
+    nnx_names = {one.torch_name: one.nnx_name for one in pairing.pairs}
+    flattened = find_flattened(nnx_model, flatten, nnx_names, torch_model)
+    source_slots = half_of(source_side).slots(source)
+    arrays = read_all({name: slot for name, slot in source_slots.items() if pairing.covers(name, source_side)})
+    converted = pairing.to_nnx(arrays, flattened) if target_side == "nnx" else pairing.to_torch(arrays, flattened)
+    write_all(half_of(target_side).slots(target), converted)
     return pairing
+
+
+def _by_framework(first: Model, second: Model) -> tuple[nn.Module, nnx.Module]:
+    """Return PyTorch's model and nnx's model."""
+    return (first, second) if side_of(first) == "torch" else (second, first)  # type: ignore[return-value]

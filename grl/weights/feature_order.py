@@ -1,4 +1,4 @@
-"""The order of the features of a flattened map: (C, H, W) in PyTorch, (H, W, C) in nnx, and which arrays have it."""
+"""The order of a flattened feature map's features: (C, H, W) in PyTorch, (H, W, C) in nnx. Which arrays have it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from grl.arrays import Array
 __all__ = ["BY_FEATURE", "channels_of", "input_weight", "to_channels_first", "to_channels_last"]
 
 BY_FEATURE = ("Linear", "BatchNorm", "LayerNorm", "RMSNorm", "LSTM", "GRU", "RNN")
-"""The kinds of layers that have an axis of the features that they take, and so may follow a flattened map."""
+"""The kinds of layers whose arrays have an axis of input features, so that they may follow a flattened map."""
 
 
 def to_channels_first(array: Array, channels: int) -> Array:
-    """Return an array of such a layer, in PyTorch's layout but nnx's order of inputs (H, W, C), in the order (C, H, W).
+    """Return an array with its inputs in the order (C, H, W) instead of (H, W, C).
 
     Args:
-        array: (out, H·W·C), or (H·W·C,) of a norm.
+        array: (out, H·W·C) of a layer in PyTorch's layout, or (H·W·C,) of a norm.
         channels: C.
     """
     return _exchanged(array, (-1, channels))
@@ -32,28 +32,33 @@ def _exchanged(array: Array, split: tuple[int, int]) -> Array:
 
 
 def channels_of(first: Array, second: Array) -> int | None:
-    """Return C if these are the inputs that change with two neighbouring channels of a map (H, W, C).
+    """Return C, given the inputs that change with each of two neighbouring channels of a map (H, W, C).
 
     Args:
-        first: whether each input changes with one channel.
-        second: with the next one.
+        first: (inputs,) of bool: the inputs that change with one channel.
+        second: the inputs that change with the next channel.
 
     Returns:
-        C; 0 for the order (C, H, W), and for a map of one pixel; None if it is neither.
+        C; 0 for the order (C, H, W), and for a map of one pixel; None for any other order.
     """
-    at, after = np.flatnonzero(first), np.flatnonzero(second)
-    if len(at) != len(after) or len(at) == 0:
+    positions, next_positions = np.flatnonzero(first), np.flatnonzero(second)
+    if len(positions) != len(next_positions) or len(positions) == 0:
         return None
-    steps = np.diff(at)
-    if (steps == 1).all() and (after == at + len(at)).all():
+    steps = np.diff(positions)
+    if (steps == 1).all() and (next_positions == positions + len(positions)).all():
         return 0
-    step = int(steps[0])
-    regular = step > 1 and len(at) * step == len(first) and (steps == step).all() and (after == at + 1).all()
-    return step if regular else None
+    step = int(steps[0]) if len(steps) else 0
+    is_interleaved = (
+        step > 1
+        and len(positions) * step == len(first)
+        and (steps == step).all()
+        and (next_positions == positions + 1).all()
+    )
+    return step if is_interleaved else None
 
 
 def input_weight(kind: str) -> str:
-    """The name, in PyTorch, of the weight whose last axis is that of what a layer takes."""
+    """Return PyTorch's name of the weight whose last axis is the layer's inputs."""
     if kind in ("LSTM", "GRU", "RNN"):
         return "weight_ih_l0"
     return "weight_ih" if kind.endswith("Cell") else "weight"

@@ -1,15 +1,14 @@
-"""What a portable file says of its model besides the numbers: the layers in their order, so that names may differ."""
+"""The metadata of a portable file: the layers in their order, which allows the names of two models to differ."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from grl.arrays import Weights
 from grl.weights.rules import rule_of_kind
-from grl.weights.tree import Node, joined
+from grl.weights.tree import Node, Shapes, joined
 from grl.weights_file import CheckpointError
 
 __all__ = ["described", "file_tree"]
@@ -18,21 +17,21 @@ _VERSION = "1"
 
 
 def described(tree: Node) -> dict[str, str]:
-    """Return the metadata of a file: the format's version, the layers, and whether their order is lost."""
+    """Return the metadata for a model's file: the format's version, the layers, and whether their order is lost."""
     layers = [[leaf.name, leaf.kind, list(leaf.shapes)] for leaf in tree.leaves()]
     return {"grl_portable": _VERSION, "layers": json.dumps(layers), "sorted": json.dumps(tree.is_sorted)}
 
 
 def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node | None:
-    """Return the tree of the model that a file is of; None if the file does not say.
+    """Return the tree of the model that wrote a file; None if the file has no such metadata.
 
     Args:
-        metadata: of the file.
-        weights: name → array.
-        path: of the file, for messages.
+        metadata: the file's metadata.
+        weights: the file's arrays by name.
+        path: the file's path, for error messages.
 
     Raises:
-        CheckpointError: a newer version has written it, or what it says is not what it holds.
+        CheckpointError: the format is newer, or the metadata contradicts the arrays.
     """
     if "grl_portable" not in metadata:
         return None
@@ -41,35 +40,40 @@ def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node 
         raise CheckpointError(f"{path}: of version {version!r} of the portable format; expected {_VERSION}.")
     try:
         leaves = []
-        for name, kind, parts in json.loads(metadata["layers"]):
-            shapes = {part: weights[joined(name, part)].shape for part in parts}
-            leaves.append(_Written("file", name, name, None, rule_of_kind(kind), (), kind, shapes))
+        for name, kind, arrays in json.loads(metadata["layers"]):
+            shapes = {array: weights[joined(name, array)].shape for array in arrays}
+            leaves.append(_FileNode(name, name, kind, rule_of_kind(kind), (), shapes))
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: its list of layers is not that of its arrays.") from error
+        raise CheckpointError(f"{path}: its list of layers does not match its arrays.") from error
     root = _gathered("", leaves)
-    root.__dict__["is_sorted"] = metadata.get("sorted") == "true"
+    root.sorted = metadata.get("sorted") == "true"
     return root
 
 
 @dataclass(eq=False)
-class _Written(Node):
-    """A part of the model that a file is of."""
+class _FileNode(Node):
+    """A part of the model that wrote the file."""
 
-    written_kind: str = ""
-    written_shapes: Any = None
+    written: Shapes = field(default_factory=dict)
+    sorted: bool = False
 
-    def __post_init__(self) -> None:
-        self.__dict__ |= {"kind": self.written_kind, "shapes": self.written_shapes or {}}  # what a Node finds out
+    @property
+    def shapes(self) -> Shapes:
+        return self.written
+
+    @property
+    def is_sorted(self) -> bool:
+        return self.sorted
 
 
-def _gathered(above: str, leaves: list[_Written]) -> _Written:
-    """Parts under their modules, as their names say."""
+def _gathered(above: str, leaves: list[_FileNode]) -> _FileNode:
+    """Return the module of this name, with the leaves below it grouped by their names."""
     if len(leaves) == 1 and leaves[0].name == above:
         return leaves[0]
-    groups: dict[str, list[_Written]] = {}
+    groups: dict[str, list[_FileNode]] = {}
     for leaf in leaves:
         if leaf.name != above:
             rest = leaf.name[len(above) + 1 :] if above else leaf.name
             groups.setdefault(joined(above, rest.partition(".")[0]), []).append(leaf)
     children = tuple(_gathered(name, group) for name, group in groups.items())
-    return _Written("file", above, above, None, None, children)
+    return _FileNode(above, above, "", None, children)

@@ -1,13 +1,11 @@
-"""In which order a PyTorch model flattens a feature map: the experiment of `flattened_in_nnx`, on the other side."""
+"""The order in which a PyTorch model flattens a feature map: the experiment of `flattened_in_nnx` in PyTorch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Collection
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,80 +16,90 @@ __all__ = ["orders_in_torch"]
 _CONVOLUTION = nn.modules.conv._ConvNd
 _CHANNELS_FIRST = (_CONVOLUTION, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _KEEP_ORDER = (nn.LayerNorm, nn.RMSNorm)
+_SAMPLES = 5
 _CHANGE = 1e3
-_TRIES = 8
+_MAPS = 8  # the experiment replaces at most this many maps, from the last one back
 
 
 def orders_in_torch(model: nn.Module, names: Collection[str], side: int) -> dict[str, int | None]:
-    """Return what `channels_of` says of the inputs of layers, for those that a change of a channel reaches.
+    """Return the order of the inputs of some layers, for the layers that a change of a channel reaches.
 
     Args:
-        model: it stays as it is.
-        names: of the layers.
-        side: of the square image that it takes, in pixels.
+        model: an `nn.Module`. It stays unchanged.
+        names: the layers' names.
+        side: the side of the square image that the model takes, in pixels.
 
     Returns:
-        Name → 0 for (C, H, W), as it is usual; C for (H, W, C); None for neither. Empty if the model does not run on
-        one image, or has no convolution that is a module.
+        Name → 0 for (C, H, W), the usual order; C for (H, W, C); None for any other order. The result is empty if the
+        model does not run on one image, or has no module for a convolution.
     """
     try:
         model = copy.deepcopy(model).eval()
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 if tensor.is_floating_point():
-                    tensor.fill_(1.0)  # no scale of 0 is to block the way
+                    tensor.fill_(1.0)  # a scale of 0 would block the change
             return _orders(model, names, side)
     except (RuntimeError, ValueError, TypeError):
-        return {}  # it is not on one square image that it runs, or has no memory yet
+        return {}  # the model takes another input, or has no memory yet
 
 
 def _orders(model: nn.Module, names: Collection[str], side: int) -> dict[str, int | None]:
     first = next((module for module in model.modules() if isinstance(module, _CONVOLUTION)), None)
     if first is None:
         return {}
-    image = torch.zeros(5, first.in_channels, *[side] * len(first.kernel_size), dtype=first.weight.dtype)
+    image = torch.zeros(_SAMPLES, first.in_channels, *[side] * len(first.kernel_size), dtype=first.weight.dtype)
     image = image.to(first.weight.device)
-    maps, replace_at = 0, -1
-    seen: dict[str, Tensor] = {}
-
-    def watch(module: nn.Module, arguments: Any, output: Any) -> Any:
-        nonlocal maps
-        if isinstance(module, _KEEP_ORDER) or (isinstance(module, nn.BatchNorm1d) and output.ndim == 2):
-            return arguments[0]  # else one changed channel would change all the others too
-        if isinstance(module, _CHANNELS_FIRST) and output.ndim > 2:
-            maps += 1
-            return _changed(output) if maps - 1 == replace_at else None
-        return None
-
-    def look(_: nn.Module, arguments: Any, name: str) -> None:
-        if maps > replace_at:
-            seen.setdefault(name, arguments[0])
-
+    watch = _Watch()
     for module in model.modules():
-        module.register_forward_hook(watch)
-    parts = dict(model.named_modules())
+        module.register_forward_hook(watch.after_layer)
+    modules = dict(model.named_modules())
     for name in names:
-        parts[name].register_forward_pre_hook(partial(look, name=name))
+        modules[name].register_forward_pre_hook(partial(watch.before_layer, name=name))
+    orders: dict[str, int | None] = {}
     with torch.random.fork_rng(devices=[]):
         model(image)
-        found: dict[str, int | None] = {}
-        for index in range(maps)[: -_TRIES - 1 : -1]:
-            maps, replace_at = 0, index
-            seen.clear()
+        last_maps = range(watch.maps)[: -_MAPS - 1 : -1]
+        for replace_at in last_maps:
+            watch.restart(replace_at)
             model(image)
-            for name, inputs in seen.items():
+            for name, inputs in watch.inputs.items():
                 rows = inputs.detach().cpu().float().numpy()
-                differences = np.abs(rows[1:] - rows[0])
+                differences = abs(rows[1:] - rows[0])
                 changed = differences > 1e-3 * differences.max()
-                if changed.any() and name not in found:
-                    pairs = changed.reshape(2, -1, changed.shape[-1]).any(1)
-                    found[name] = channels_of(pairs[0], pairs[1])
-    return found
+                if changed.any() and name not in orders:
+                    by_channel = changed.reshape(2, -1, changed.shape[-1]).any(1)
+                    orders[name] = channels_of(by_channel[0], by_channel[1])
+    return orders
+
+
+class _Watch:
+    """Hooks that count feature maps, replace one of them, and keep the inputs of the named layers behind it."""
+
+    def __init__(self) -> None:
+        self.restart(-1)
+
+    def restart(self, replace_at: int) -> None:
+        self.replace_at = replace_at
+        self.maps = 0
+        self.inputs: dict[str, Tensor] = {}
+
+    def after_layer(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if isinstance(module, _KEEP_ORDER) or (isinstance(module, nn.BatchNorm1d) and output.ndim == 2):
+            return arguments[0]  # a norm would make one changed channel change all the others too
+        if isinstance(module, _CHANNELS_FIRST) and output.ndim > 2:
+            self.maps += 1
+            return _changed(output) if self.maps - 1 == self.replace_at else None
+        return None
+
+    def before_layer(self, _: nn.Module, arguments: tuple[Tensor, ...], name: str) -> None:
+        if self.maps > self.replace_at:
+            self.inputs.setdefault(name, arguments[0])
 
 
 def _changed(output: Tensor) -> Tensor:
-    """A feature map of zeros, (5, C, …), with two neighbouring channels changed: more and less of each."""
-    if len(output) != 5 or output.shape[1] < 2:
+    """Return a feature map of zeros, (5, C, …), with two neighbouring channels changed: more and less of each."""
+    if len(output) != _SAMPLES or output.shape[1] < 2:
         return output
     change = torch.zeros_like(output)
     for sample, (channel, sign) in enumerate(((0, 1), (0, -1), (1, 1), (1, -1)), 1):

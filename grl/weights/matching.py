@@ -1,210 +1,268 @@
-"""Which part of one tree corresponds to which of another: by name, and where names differ by structure."""
+"""Which part of one tree corresponds to which of another: by name, and by structure where names differ."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from grl.weights.slot import PortError
-from grl.weights.tree import Node, Signature
+from grl.weights.tree import ModelNode, Node, Signature
 
-__all__ = ["Search", "correspond"]
+__all__ = ["How", "Match", "Search", "correspond"]
+
+AnyNode = TypeVar("AnyNode", bound=Node)
+TorchNode = TypeVar("TorchNode", bound=Node)
+
+How: TypeAlias = Literal["name", "structure", "given"]
+"""How a match was found. "given": by the caller."""
 
 
-def correspond(ours: Node, theirs: Node, names: Mapping[str, str] | None = None) -> Search:
-    """Return what corresponds to what in two trees, in `found`, and what was left open, in `ambiguous`.
+class Match(NamedTuple, Generic[TorchNode]):
+    """Two parts that correspond."""
+
+    torch: TorchNode
+    nnx: ModelNode
+    how: How
+
+
+def correspond(torch: TorchNode, nnx: ModelNode, names: Mapping[str, str] | None = None) -> Search[TorchNode]:
+    """Return a finished search: `matches` are the parts that correspond, `ambiguous` tells what stayed open.
 
     Args:
-        ours: the tree of a model, or of a file.
-        theirs: that of another model.
-        names: what the caller has paired: name in the first → name in the second.
+        torch: the tree of a PyTorch model, or of a portable file.
+        nnx: the tree of an nnx model, or of the model that reads the file.
+        names: the pairs that the caller gives: name in the first tree → name in the second.
 
     Raises:
-        PortError: a name in `names` is in no tree.
+        PortError: a name in `names` is in neither tree, or the two parts differ in kind.
     """
-    search = Search(ours, theirs)
+    search = Search(torch, nnx)
     search.take_given(names or {})
-    if ours.kind == theirs.kind:
-        search.match(ours, theirs, "name")
+    if torch.kind == nnx.kind:
+        search.match(torch, nnx, "name")
     return search
 
 
 @dataclass
-class Search:
-    """A search for what corresponds.
+class Search(Generic[TorchNode]):
+    """A search for parts that correspond.
 
     Args:
         torch: the first tree.
-        nnx: the second.
-        found: what corresponds, and how that was found: "name", "structure" or "given".
-        ambiguous: a sentence on each group in which more than one pairing was possible.
-        taken: what has its counterpart.
+        nnx: the second tree.
+        matches: the parts that correspond.
+        ambiguous: one sentence for each group of parts with more than one possible pairing.
+        taken: the parts that have a counterpart.
     """
 
-    torch: Node
-    nnx: Node
-    found: list[tuple[Node, Node, str]] = field(default_factory=list)
+    torch: TorchNode
+    nnx: ModelNode
+    matches: list[Match[TorchNode]] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     taken: set[Node] = field(default_factory=set)
 
     def take_given(self, names: Mapping[str, str]) -> None:
-        """Pair what the caller has paired."""
-        known = [{node.path: node for node in tree.below()} for tree in (self.torch, self.nnx)]
+        """Match the parts that the caller has paired."""
+        torch_nodes = {node.path: node for node in self.torch.below()}
+        nnx_nodes = {node.path: node for node in self.nnx.below()}
         for torch_name, nnx_name in names.items():
-            for name, there in zip((torch_name, nnx_name), known, strict=True):
-                if name not in there:
-                    some = ", ".join(list(there)[1:5])
-                    raise PortError(f"names: got {name!r}; expected a module or tensor such as {some}.")
-            pair = known[0][torch_name], known[1][nnx_name]
-            if pair[0].kind != pair[1].kind:
-                kinds = " and a ".join(node.kind or "module without a rule" for node in pair)
-                raise PortError(f"names: got {torch_name!r} and {nnx_name!r}, a {kinds}; expected two of one kind.")
-            self.match(*pair, "given")
+            torch, nnx = _named(torch_name, torch_nodes), _named(nnx_name, nnx_nodes)
+            if torch.kind != nnx.kind:
+                kinds = f"a {torch.kind or _NO_KIND} and a {nnx.kind or _NO_KIND}"
+                raise PortError(f"names: got {torch_name!r} and {nnx_name!r}, {kinds}; expected two of one kind.")
+            self.match(torch, nnx, "given")
 
-    def match(self, torch: Node, nnx: Node, how: str) -> None:
-        """Pair two parts, and what is in them."""
+    def match(self, torch: TorchNode, nnx: ModelNode, how: How) -> None:
+        """Match two parts, and then the parts within them, by one criterion after the other."""
         self.taken |= {torch, nnx}
-        self.found.append((torch, nnx, how))
-        ours, theirs = self._left(torch.children), self._left(nnx.children)
-        for a, b in _by_offset(ours, theirs):
-            self.match(a, b, "structure")
-        ours, theirs = self._left(ours), self._left(theirs)
-        for a, b in _by_name(ours, theirs):
-            self.match(a, b, "name")
-        ours, theirs = _numbered(self._left(ours)), _numbered(self._left(theirs))
-        for a, b in self._by_structure([n for n in ours if not n.is_leaf], [n for n in theirs if not n.is_leaf]):
-            self.match(a, b, "structure")
-        ours, theirs = (
-            self._left(leaf for node in self._left(nodes) for leaf in node.leaves()) for nodes in (ours, theirs)
-        )
-        for a, b in _by_name(ours, theirs, same_shapes=True):
-            self.match(a, b, "name")
-        ours, theirs = self._left(ours), self._left(theirs)
-        for a, b in self._by_structure(ours, theirs, last=True):
+        self.matches.append(Match(torch, nnx, how))
+
+        torch_parts, nnx_parts = self._free(torch.children), self._free(nnx.children)
+        for a, b in _by_offset(torch_parts, nnx_parts):
             self.match(a, b, "structure")
 
-    def _left(self, nodes: Iterable[Node]) -> list[Node]:
+        torch_parts, nnx_parts = self._free(torch_parts), self._free(nnx_parts)
+        for a, b in _by_name(torch_parts, nnx_parts):
+            self.match(a, b, "name")
+
+        torch_parts, nnx_parts = _with_numbers(self._free(torch_parts)), _with_numbers(self._free(nnx_parts))
+        for a, b in self._by_structure(_modules(torch_parts), _modules(nnx_parts)):
+            self.match(a, b, "structure")
+
+        torch_leaves = self._free(_leaves(self._free(torch_parts)))
+        nnx_leaves = self._free(_leaves(self._free(nnx_parts)))
+        for a, b in _by_name(torch_leaves, nnx_leaves, same_shapes=True):
+            self.match(a, b, "name")
+
+        torch_leaves, nnx_leaves = self._free(torch_leaves), self._free(nnx_leaves)
+        for a, b in self._by_structure(torch_leaves, nnx_leaves, is_last=True):
+            self.match(a, b, "structure")
+
+    def _free(self, nodes: Iterable[AnyNode]) -> list[AnyNode]:
         return [node for node in nodes if node not in self.taken]
 
-    def _by_structure(self, ours: list[Node], theirs: list[Node], last: bool = False) -> list[tuple[Node, Node]]:
-        """Groups of the same kind and shapes, in their order, unless that is ambiguous."""
-        found = []
-        groups = _grouped(theirs)
-        for signature, mine in _grouped(ours).items():
-            other = groups.get(signature, [])
-            why = ""
-            orders = [
-                _numbered_order(nodes) if tree.is_sorted and len(nodes) > 1 else nodes
-                for tree, nodes in ((self.torch, mine), (self.nnx, other))
-            ]
-            if len(mine) != len(other):
-                why = "there are not equally many"
-            elif not all(orders):
-                why = "nnx.merge, clone or eval_shape has lost the order in which they were defined"
-            elif swap := _contradiction(*orders):
-                why = f"by their order {swap[0]} is {swap[1]}, their names say otherwise"
-            if other and not why:
-                found += list(zip(*orders, strict=True))
-            elif other and last:
-                shown = [", ".join(node.path for node in nodes) for nodes in (mine, other)]
-                self.ambiguous.append(f"{shown[0]} (PyTorch) and {shown[1]} (nnx) have the same shapes, and {why}")
-        return found
+    def _by_structure(
+        self, torch_nodes: list[TorchNode], nnx_nodes: list[ModelNode], is_last: bool = False
+    ) -> Iterator[tuple[TorchNode, ModelNode]]:
+        """Yield parts of the same kind and shapes in their order, unless the order is ambiguous.
+
+        Args:
+            torch_nodes: the candidates on one side.
+            nnx_nodes: those on the other side.
+            is_last: whether no other criterion follows, so that an ambiguity is reported.
+        """
+        nnx_groups = _grouped(nnx_nodes)
+        for signature, torch_group in _grouped(torch_nodes).items():
+            nnx_group = nnx_groups.get(signature, [])
+            if not nnx_group:
+                continue
+            torch_order = _in_order(torch_group, self.torch.is_sorted)
+            nnx_order = _in_order(nnx_group, self.nnx.is_sorted)
+            problem = _problem(torch_group, nnx_group, torch_order, nnx_order)
+            if not problem:
+                yield from zip(torch_order, nnx_order, strict=True)
+            elif is_last and not torch_group[0].settings:
+                names = [", ".join(node.path for node in group) for group in (torch_group, nnx_group)]
+                self.ambiguous.append(f"{names[0]} (PyTorch) and {names[1]} (nnx) have the same shapes, and {problem}")
 
 
-def _by_offset(ours: list[Node], theirs: list[Node]) -> list[tuple[Node, Node]]:
-    """Those of one name but for its number, in the order of the numbers, where each side counts in its own way.
+_NO_KIND = "module without a rule"
 
-    fc1, fc2, fc3 are fc0, fc1, fc2: by their names fc1 would be fc1, and fc3 what is left, fc0.
+
+def _named(name: str, nodes: Mapping[str, AnyNode]) -> AnyNode:
+    if name not in nodes:
+        examples = ", ".join(list(nodes)[1:5])
+        raise PortError(f"names: got {name!r}; expected a module or tensor such as {examples}.")
+    return nodes[name]
+
+
+def _problem(
+    torch_group: Sequence[Node], nnx_group: Sequence[Node], torch_order: Sequence[Node], nnx_order: Sequence[Node]
+) -> str:
+    """Return the reason why two groups cannot be paired in their order; "" if there is none."""
+    if len(torch_group) != len(nnx_group):
+        return "there are not equally many"
+    if not (torch_order and nnx_order):
+        return "nnx.merge, clone or eval_shape has lost the order in which they were defined"
+    swap = _contradiction(torch_order, nnx_order)
+    return f"by their order {swap.torch_name} is {swap.nnx_name}, their names say otherwise" if swap else ""
+
+
+def _by_offset(torch_nodes: list[TorchNode], nnx_nodes: list[ModelNode]) -> Iterator[tuple[TorchNode, ModelNode]]:
+    """Yield parts whose names differ in their number alone, in the order of the numbers, if the numbers differ.
+
+    fc1, fc2, fc3 correspond to fc0, fc1, fc2. By names, fc1 would correspond to fc1, and fc3 to the remaining fc0.
     """
-    found = []
-    sides = [_counted(nodes) for nodes in (ours, theirs)]
-    for stem, mine in sides[0].items():
-        other = sides[1].get(stem, {})
-        numbers = sorted(mine), sorted(other)
-        if len(mine) > 1 and len(mine) == len(other) and numbers[0] != numbers[1]:
-            pairs = [(mine[a], other[b]) for a, b in zip(*numbers, strict=True)]
+    nnx_groups = _counted(nnx_nodes)
+    for stem, torch_group in _counted(torch_nodes).items():
+        nnx_group = nnx_groups.get(stem, {})
+        torch_numbers, nnx_numbers = sorted(torch_group), sorted(nnx_group)
+        if len(torch_numbers) > 1 and len(torch_numbers) == len(nnx_numbers) and torch_numbers != nnx_numbers:
+            pairs = [(torch_group[a], nnx_group[b]) for a, b in zip(torch_numbers, nnx_numbers, strict=True)]
             if all(a.signature == b.signature for a, b in pairs):
-                found += pairs
-    return found
+                yield from pairs
 
 
-def _counted(nodes: list[Node]) -> dict[str, dict[int, Node]]:
-    """Parts whose names end in a number, or in none where others' do: name without it → number → part."""
-    groups: dict[str, dict[int, Node]] = defaultdict(dict)
-    for node in _numbered(nodes):
-        stem, number = re.fullmatch(r"(.*?)_?(\d*)", node.key, re.DOTALL).groups()  # type: ignore[union-attr]
-        if stem:  # a mere index is the business of `_indices`
-            groups[stem][int(number or -1)] = node
+def _counted(nodes: Iterable[AnyNode]) -> dict[str, dict[int, AnyNode]]:
+    """Group parts by their names without the number at the end: name → number → part. No number counts as −1."""
+    groups: dict[str, dict[int, AnyNode]] = defaultdict(dict)
+    for node in _with_numbers(nodes):
+        stem = re.sub(r"_?\d*\Z", "", node.key)
+        digits = re.search(r"\d*\Z", node.key)
+        if stem:  # `_by_name` handles bare indices
+            groups[stem][int(digits[0]) if digits and digits[0] else -1] = node
     return groups
 
 
-def _by_name(ours: list[Node], theirs: list[Node], same_shapes: bool = False) -> list[tuple[Node, Node]]:
-    """Those of the same name and kind, where the name is there once on either side."""
-    sides = [_unique(nodes) for nodes in (ours, theirs)]
-    if _indices(ours) != _indices(theirs):
-        # Layers of a list are counted with what is between them in PyTorch, and often without it in JAX.
-        sides = [{key: node for key, node in side.items() if not key.isdigit()} for side in sides]
-    found = [(node, sides[1][key]) for key, node in sides[0].items() if key in sides[1]]
-    return [
-        (a, b)
-        for a, b in found
-        if a.kind == b.kind
-        and bool(a.signature) == bool(b.signature)
-        and (not same_shapes or a.signature == b.signature)
-    ]
+def _by_name(
+    torch_nodes: list[TorchNode], nnx_nodes: list[ModelNode], same_shapes: bool = False
+) -> Iterator[tuple[TorchNode, ModelNode]]:
+    """Yield parts of the same name and kind, where each side has the name once.
+
+    Indices count only if both sides have the same. PyTorch counts the activations between the layers of a list, JAX
+    often does not.
+    """
+    nnx_names = _unique(nnx_nodes)
+    skip_indices = _indices(torch_nodes) != _indices(nnx_nodes)
+    for name, torch in _unique(torch_nodes).items():
+        nnx = nnx_names.get(name)
+        if nnx is None or (skip_indices and name.isdigit()) or torch.kind != nnx.kind:
+            continue
+        if same_shapes and torch.signature != nnx.signature:
+            continue
+        if bool(torch.signature) == bool(nnx.signature):
+            yield torch, nnx
 
 
-def _unique(nodes: list[Node]) -> dict[str, Node]:
+def _unique(nodes: list[AnyNode]) -> dict[str, AnyNode]:
     keys = [node.key for node in nodes]
     return {node.key: node for node in nodes if keys.count(node.key) == 1}
 
 
-def _indices(nodes: list[Node]) -> list[tuple[str, str]]:
+def _indices(nodes: Iterable[Node]) -> list[tuple[str, str]]:
     return [(node.key, node.kind) for node in nodes if node.key.isdigit() and node.signature]
 
 
-def _numbered(nodes: list[Node]) -> list[Node]:
-    """Those that hold numbers."""
+def _with_numbers(nodes: Iterable[AnyNode]) -> list[AnyNode]:
     return [node for node in nodes if node.signature]
 
 
-def _numbered_order(nodes: list[Node]) -> list[Node]:
-    """Parts in the order of the numbers in their names, if those tell it; else none."""
-    numbers = {tuple(int(number) for number in re.findall(r"\d+", node.name)): node for node in nodes}
-    told = len(numbers) == len(nodes) and len({len(found) for found in numbers}) == 1
-    return [numbers[found] for found in sorted(numbers)] if told else []
+def _modules(nodes: Iterable[AnyNode]) -> list[AnyNode]:
+    return [node for node in nodes if not node.is_leaf]
 
 
-def _grouped(nodes: Iterable[Node]) -> dict[Signature, list[Node]]:
-    groups: dict[Signature, list[Node]] = defaultdict(list)
+def _leaves(nodes: Iterable[AnyNode]) -> list[AnyNode]:
+    return [leaf for node in nodes for leaf in node.leaves()]
+
+
+def _in_order(nodes: list[AnyNode], is_sorted: bool) -> list[AnyNode]:
+    """Return parts in the order of definition; [] if it is lost, and the numbers in their names do not restore it."""
+    if not is_sorted or len(nodes) == 1:
+        return nodes
+    numbered = {tuple(int(number) for number in re.findall(r"\d+", node.name)): node for node in nodes}
+    if len(numbered) < len(nodes) or len({len(numbers) for numbers in numbered}) != 1:
+        return []
+    return [numbered[numbers] for numbers in sorted(numbered)]
+
+
+def _grouped(nodes: Iterable[AnyNode]) -> dict[Signature, list[AnyNode]]:
+    groups: dict[Signature, list[AnyNode]] = defaultdict(list)
     for node in nodes:
         groups[node.signature].append(node)
     return groups
 
 
-def _contradiction(ours: Sequence[Node], theirs: Sequence[Node]) -> tuple[str, str] | None:
-    """Two names that correspond by order, but less well than if they were exchanged with two others."""
-    tokens = [[_tokens(node.key) for node in nodes] for nodes in (ours, theirs)]
-    for i, j in combinations(range(len(ours)), 2):
-        straight = _shared(tokens[0][i], tokens[1][i]) + _shared(tokens[0][j], tokens[1][j])
-        crossed = _shared(tokens[0][i], tokens[1][j]) + _shared(tokens[0][j], tokens[1][i])
+class _Swap(NamedTuple):
+    torch_name: str
+    nnx_name: str
+
+
+def _contradiction(torch_order: Sequence[Node], nnx_order: Sequence[Node]) -> _Swap | None:
+    """Return two names that correspond by order, but would fit better if they were exchanged with two others."""
+    torch_words = [_words(node.key) for node in torch_order]
+    nnx_words = [_words(node.key) for node in nnx_order]
+    for i, j in combinations(range(len(torch_order)), 2):
+        straight = _shared(torch_words[i], nnx_words[i]) + _shared(torch_words[j], nnx_words[j])
+        crossed = _shared(torch_words[i], nnx_words[j]) + _shared(torch_words[j], nnx_words[i])
         if crossed > straight:
-            return ours[i].path, theirs[i].path
+            return _Swap(torch_order[i].path, nnx_order[i].path)
     return None
 
 
-def _tokens(key: str) -> set[str]:
-    """The words and numbers of a name; none of an index."""
+def _words(key: str) -> set[str]:
+    """Return the words and numbers of a name. An index has none."""
     return set() if key.isdigit() else set(re.findall(r"[^\W\d_]+|\d+", key.lower()))
 
 
-def _shared(ours: set[str], theirs: set[str]) -> int:
-    """How many words of one name begin one of the other (q and query), or are the same number."""
-    return sum(any(_same(a, b) for b in theirs) for a in ours)
+def _shared(first: set[str], second: set[str]) -> int:
+    """Count the words of one name that agree with a word of the other."""
+    return sum(any(_agree(a, b) for b in second) for a in first)
 
 
-def _same(a: str, b: str) -> bool:
+def _agree(a: str, b: str) -> bool:
+    """Return whether two numbers are equal, or one word begins with the other, like q and query."""
     return a == b or (not a.isdigit() and not b.isdigit() and (a.startswith(b) or b.startswith(a)))

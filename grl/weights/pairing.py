@@ -1,17 +1,22 @@
-"""Which part of a PyTorch model corresponds to which of an nnx model: by name, and where names differ by structure."""
+"""The parts of a PyTorch model and of an nnx model that correspond, and the conversion of all their arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grl.arrays import Weights
+from grl.weights.half import Part, Side, half_of
 from grl.weights.layouts import in_nnx_layout, in_torch_layout
-from grl.weights.matching import Search, correspond
-from grl.weights.rules import Rule
+from grl.weights.matching import How, Search, correspond
+from grl.weights.rule import Rule
 from grl.weights.slot import PortError
-from grl.weights.tree import PARAMETER, Node, grown, half_of, joined
+from grl.weights.tree import PARAMETER, ModelNode, grown, joined
+
+if TYPE_CHECKING:
+    from flax import nnx
+    from torch import nn
 
 __all__ = ["Pair", "Pairing", "pair"]
 
@@ -21,35 +26,41 @@ class Pair:
     """Two parts that correspond.
 
     Args:
-        torch_name: as `named_modules` or `named_parameters` has it.
-        nnx_name: the same for nnx: the attributes and indices on the way, with dots.
-        torch_module: the `nn.Module`, or the tensor of a module of one's own.
+        torch_name: the name that `named_modules` or `named_parameters` gives it.
+        nnx_name: the same for nnx: attributes and indices, joined by dots.
+        torch_module: the `nn.Module`, or a tensor outside known layers.
         nnx_module: the `nnx.Module`, or the Variable.
-        rule: how its arrays are carried across; None if there are none, or if it is a tensor: as it is.
-        how: "name", "structure" or "given".
+        rule: how its arrays are converted; None for a tensor, which stays unchanged, and for a part without arrays.
+        how: how the pair was found: "name", "structure" or "given".
     """
 
     torch_name: str
     nnx_name: str
-    torch_module: Any
-    nnx_module: Any
+    torch_module: Part
+    nnx_module: Part
     rule: Rule | None
-    how: str = "name"
+    how: How = "name"
+
+    def name(self, side: Side) -> str:
+        """Return its name on one side."""
+        return self.torch_name if side == "torch" else self.nnx_name
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """What corresponds to what in two models, and what to nothing.
+    """The parts of two models that correspond, and the parts without a counterpart.
 
     Args:
-        pairs: layers, in the order of PyTorch's `named_modules`: all that a rule is for, and those without numbers that
-            have the same name on both sides.
-        parameters: tensors and Variables that modules of one's own keep beside layers.
-        containers: modules that were paired to look for pairs in them.
+        pairs: layers, in the order of PyTorch's `named_modules`: all layers that a rule is for, and layers without
+            numbers that have the same name on both sides.
+        parameters: tensors and Variables outside such layers.
+        containers: modules that were paired because they contain pairs.
         unmatched_torch: names of parameters and statistics without a counterpart.
-        unmatched_nnx: the same.
-        ambiguous: a sentence on each group in which more than one pairing was possible, so that none was chosen.
-        mismatched: the name of each array whose shapes differ → a sentence that says how.
+        unmatched_nnx: the same for nnx.
+        ambiguous: one sentence for each group with more than one possible pairing. None of them was chosen.
+        mismatched: the name of each array whose shapes differ → a sentence with both shapes.
+        notes: one sentence for each layer whose settings (λ and the step count of a reversal) have no counterpart, and
+            therefore stay as they are.
     """
 
     pairs: tuple[Pair, ...]
@@ -59,128 +70,192 @@ class Pairing:
     unmatched_nnx: tuple[str, ...]
     ambiguous: tuple[str, ...]
     mismatched: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every number of either model has its counterpart, of the same shape."""
+        """Whether every weight of either model has a counterpart of its shape. Settings are no weights."""
         return not (self.unmatched_torch or self.unmatched_nnx or self.mismatched)
 
     def complaint(self) -> str:
-        """Return one sentence that names all that is without a counterpart and all shapes that differ."""
-        parts = [
-            f"{', '.join(left)} of the {side} model {'has' if len(left) == 1 else 'have'} no counterpart"
-            for left, side in ((self.unmatched_torch, "PyTorch"), (self.unmatched_nnx, "nnx"))
-            if left
-        ]
-        hint = ["say by names= which is which"] if self.ambiguous else []
-        return "; ".join([*parts, *self.mismatched.values(), *self.ambiguous, *hint]) + "."
+        """Return one sentence that names all weights without a counterpart and all shapes that differ."""
+        reasons = []
+        for names, framework in ((self.unmatched_torch, "PyTorch"), (self.unmatched_nnx, "nnx")):
+            if names:
+                verb = "has" if len(names) == 1 else "have"
+                reasons.append(f"{', '.join(names)} of the {framework} model {verb} no counterpart")
+        hint = ["pair them with names="] if self.ambiguous else []
+        return "; ".join([*reasons, *self.mismatched.values(), *self.ambiguous, *hint]) + "."
 
-    def covers(self, name: str, side: str) -> bool:
-        """Whether an array, by its name in "torch" or "nnx", has a counterpart of its shape."""
+    def covers(self, name: str, side: Side) -> bool:
+        """Return whether an array has a counterpart of its shape.
+
+        Args:
+            name: the array's name on that side.
+            side: "torch" or "nnx".
+        """
         if name in (self.unmatched_torch if side == "torch" else self.unmatched_nnx):
             return False
         return any(
-            _is_below(name, one.torch_name if side == "torch" else one.nnx_name)
-            and not any(_is_below(wrong, one.torch_name) for wrong in self.mismatched)
-            for one in (*self.pairs, *self.parameters)
+            _is_below(name, one.name(side)) and not any(_is_below(wrong, one.torch_name) for wrong in self.mismatched)
+            for one in self._with_arrays()
         )
 
     def to_torch(self, arrays: Weights, flattened: Mapping[str, int] = {}, *, gradients: bool = False) -> Weights:
-        """Return the arrays of all pairs by PyTorch's names, in its layouts.
+        """Return the arrays of all pairs by PyTorch's names and in its layouts.
 
         Args:
-            arrays: nnx's, by nnx's names ("layers.0.kernel"); what is in no pair is left out.
-            flattened: as `find_flattened` returns it.
-            gradients: whether they are gradients, which recurrent layers carry across in another way.
+            arrays: nnx's arrays by nnx's names ("layers.0.kernel"). Arrays outside of all pairs are left out.
+            flattened: the return value of `find_flattened`.
+            gradients: whether the arrays are gradients, which recurrent layers convert differently.
         """
-        found: Weights = {}
-        for one in (*self.pairs, *self.parameters):
-            mine = _below(arrays, one.nnx_name)
-            mine = in_torch_layout(one.rule, one.nnx_module, mine, flattened.get(one.nnx_name), gradients=gradients)
+        converted: Weights = {}
+        for one in self._with_arrays():
+            within = _below(arrays, one.nnx_name)
+            channels = flattened.get(one.nnx_name)
+            within = in_torch_layout(one.rule, one.nnx_module, within, channels, gradients=gradients)
             if gradients and one.rule is not None and one.rule.optional:
-                there = half_of("torch").slots(one.torch_module)
-                mine = {name: array for name, array in mine.items() if name in there}
-            found |= {joined(one.torch_name, name): array for name, array in mine.items()}
-        return found
+                present = half_of("torch").slots(one.torch_module)
+                within = {name: array for name, array in within.items() if name in present}
+            converted |= {joined(one.torch_name, name): array for name, array in within.items()}
+        return converted
 
     def to_nnx(self, arrays: Weights, flattened: Mapping[str, int] = {}) -> Weights:
-        """Return the arrays of all pairs by nnx's names, in its layouts: the inverse of `to_torch`.
+        """Return the arrays of all pairs by nnx's names and in its layouts: the inverse of `to_torch`.
 
         Raises:
             PortError: nnx has no place for a number of PyTorch's.
         """
-        found: Weights = {}
-        for one in (*self.pairs, *self.parameters):
-            mine = _below(arrays, one.torch_name)
+        converted: Weights = {}
+        for one in self._with_arrays():
+            within = _below(arrays, one.torch_name)
             try:
-                mine = in_nnx_layout(one.rule, one.nnx_module, mine, flattened.get(one.nnx_name))
+                within = in_nnx_layout(one.rule, one.nnx_module, within, flattened.get(one.nnx_name))
             except ValueError as error:
                 raise PortError(f"{one.torch_name}: {error}.") from error
-            found |= {joined(one.nnx_name, name): array for name, array in mine.items()}
-        return found
+            converted |= {joined(one.nnx_name, name): array for name, array in within.items()}
+        return converted
+
+    def _with_arrays(self) -> Iterator[Pair]:
+        yield from self.pairs
+        yield from self.parameters
 
 
-def pair(torch_model: Any, nnx_model: Any, names: Mapping[str, str] | None = None) -> Pairing:
-    """Find out what corresponds to what in two models.
+def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Mapping[str, str] | None = None) -> Pairing:
+    """Find the parts of two models that correspond.
 
-    First by name, from the outside in, where both sides know the name and the kind is the same (`layers.0` of an
-    `nnx.Sequential` is `0` of an `nn.Sequential`); names that differ in their last number alone go by the order of the
-    numbers (`fc1`, `fc2` are `fc0`, `fc1`). What is left in two modules that correspond is paired by structure:
-    same kind, same shapes, in the same order, if there are equally many. Nothing is guessed: where numbers differ, or
-    where the names speak for another order, all candidates are left over, and are named. So they are in an nnx model
-    that comes from `nnx.merge`, `clone` or `eval_shape`, which sort attributes by name, unless these have numbers.
+    Names come first, from the outside in: parts of one name and kind correspond, and `layers.0` of an `nnx.Sequential`
+    is `0` of an `nn.Sequential`. Names that differ in their last number alone correspond in the order of the numbers
+    (`fc1`, `fc2` are `fc0`, `fc1`). The remaining parts of two modules that correspond are paired by structure: the
+    same kind, the same shapes and the same order, if there are equally many.
+
+    Nothing is guessed. Where the numbers of parts differ, or where the names contradict the order, all candidates stay
+    unpaired, and the result names them. The same holds for an nnx model from `nnx.merge`, `clone` or `eval_shape`,
+    which sort attributes by name, unless the names have numbers.
 
     Args:
         torch_model: an `nn.Module`.
         nnx_model: an `nnx.Module`.
-        names: PyTorch's name → nnx's, of modules or tensors that you pair yourself.
+        names: PyTorch's name → nnx's, for modules or tensors that you pair yourself.
 
     Returns:
-        The pairs, and what is left.
+        The pairs, and the parts without a counterpart.
 
     Raises:
         TypeError: a model is of neither framework.
-        PortError: a name in `names` is in no model.
+        PortError: a name in `names` is in neither model, or pairs two different kinds.
+
+    Example:
+        `pair(torch_model, nnx_model, {"encoder.proj": "embed"}).unmatched_torch`
     """
     return _result(correspond(grown(torch_model, "torch_model"), grown(nnx_model, "nnx_model"), names))
 
 
-def _result(search: Search) -> Pairing:
-    order = {node: i for i, node in enumerate(search.torch.below())}
-    pairs = [
-        (a, Pair(a.path, b.path, a.value, b.value, a.rule, how))
-        for a, b, how in sorted(search.found, key=lambda found: order[found[0]])
-    ]
+def _result(search: Search[ModelNode]) -> Pairing:
+    order = {node: index for index, node in enumerate(search.torch.below())}
+    pairs: list[Pair] = []
+    parameters: list[Pair] = []
+    containers: list[Pair] = []
+    for torch, nnx, how in sorted(search.matches, key=lambda match: order[match.torch]):
+        one = Pair(torch.path, nnx.path, torch.value, nnx.value, torch.rule, how)
+        if torch.kind == PARAMETER:
+            parameters.append(one)
+        elif torch.kind or not torch.children:
+            pairs.append(one)
+        else:
+            containers.append(one)
+    partners = {match.torch: match.nnx for match in search.matches} | {
+        match.nnx: match.torch for match in search.matches
+    }
     return Pairing(
-        tuple(p for node, p in pairs if node.kind not in ("", PARAMETER) or not (node.children or node.signature)),
-        tuple(p for node, p in pairs if node.kind == PARAMETER),
-        tuple(p for node, p in pairs if not node.kind and node.children),
-        *_unmatched(search),
-        tuple(search.ambiguous),
-        {name: sentence for a, b, _ in search.found for name, sentence in _mismatches(a, b).items()},
+        pairs=tuple(pairs),
+        parameters=tuple(parameters),
+        containers=tuple(containers),
+        unmatched_torch=_unmatched(search.torch, partners),
+        unmatched_nnx=_unmatched(search.nnx, partners),
+        ambiguous=tuple(search.ambiguous),
+        mismatched=_mismatches(search),
+        notes=(*_settings_that_stay(search.torch, partners), *_settings_that_stay(search.nnx, partners)),
     )
 
 
-def _unmatched(search: Search) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Numbers without a counterpart; numbers tied to some that have one do not count."""
-    partner = {a: b for a, b, _ in search.found} | {b: a for a, b, _ in search.found}
-    names = []
-    for tree in (search.torch, search.nnx):
-        reached: set[Any] = set()
-        left: dict[str, Any] = {}
-        for leaf in tree.leaves():
-            missing = _missing(leaf, partner.get(leaf))
-            for name, slot in leaf.slots.items():
-                if name in missing:
-                    left[joined(leaf.path, name)] = slot.identity
-                else:
-                    reached.add(slot.identity)
-        names.append(tuple(name for name, identity in left.items() if identity not in reached))
-    return names[0], names[1]
+Partners = Mapping[ModelNode, ModelNode]
+
+
+def _unmatched(tree: ModelNode, partners: Partners) -> tuple[str, ...]:
+    """Return the names of weights without a counterpart. A weight that is tied to a matched one is matched too."""
+    matched: set[Hashable] = set()
+    candidates: dict[str, Hashable] = {}
+    for leaf in tree.leaves():
+        missing = _missing(leaf, partners.get(leaf)) - leaf.settings
+        for name, slot in leaf.slots.items():
+            if name in missing:
+                candidates[joined(leaf.path, name)] = slot.identity
+            elif name not in leaf.settings:
+                matched.add(slot.identity)
+    return tuple(name for name, identity in candidates.items() if identity not in matched)
+
+
+def _settings_that_stay(tree: ModelNode, partners: Partners) -> Iterator[str]:
+    """Yield one sentence for each layer whose settings the other model has not."""
+    other = "PyTorch" if tree.side == "nnx" else "nnx"
+    for leaf in tree.leaves():
+        if leaf.settings and leaf not in partners:
+            settings = " and ".join(sorted(leaf.settings))
+            yield f"{leaf.path or leaf.kind}: keeps its {settings}; the {other} model has no {leaf.kind} to match it."
+
+
+def _missing(node: ModelNode, partner: ModelNode | None) -> set[str]:
+    """Return the names of a layer's arrays that its counterpart lacks."""
+    if partner is None:
+        return set(node.slots)
+    if node.rule is None:
+        return set()
+    if node.side == "torch":
+        return node.shapes.keys() - partner.shapes.keys()
+    absent = node.shapes.keys() - partner.shapes.keys() - node.rule.optional
+    nnx_names = {node.rule.nnx_names.get(name, name) for name in absent}
+    return (nnx_names & node.slots.keys()) | node.not_converted()
+
+
+def _mismatches(search: Search[ModelNode]) -> dict[str, str]:
+    """Return the name of each array whose shapes differ → a sentence with both shapes."""
+    sentences = {}
+    for torch, nnx, _ in search.matches:
+        if not torch.is_leaf:
+            continue
+        for name, torch_shape in torch.shapes.items():
+            nnx_shape = nnx.shapes.get(name, torch_shape)
+            if torch_shape != nnx_shape and None not in (torch_shape, nnx_shape):
+                place = joined(torch.path, name)
+                sentences[place] = (
+                    f"{place} is {torch_shape} in PyTorch, {nnx.path} in the same layout {nnx_shape} in nnx"
+                )
+    return sentences
 
 
 def _below(arrays: Weights, name: str) -> Weights:
-    """The arrays of one part, by their names within it."""
+    """Return the arrays of one part, by their names within it."""
     if name in arrays:
         return {"": arrays[name]}
     start = f"{name}." if name else ""
@@ -189,26 +264,3 @@ def _below(arrays: Weights, name: str) -> Weights:
 
 def _is_below(name: str, above: str) -> bool:
     return name == above or name.startswith(f"{above}.") or not above
-
-
-def _missing(node: Node, other: Node | None) -> set[str]:
-    """The names of a layer's arrays that its counterpart has not."""
-    if other is None:
-        return set(node.slots)
-    if node.rule is None:
-        return set()
-    if node.side == "torch":
-        return node.shapes.keys() - other.shapes.keys()
-    absent = node.shapes.keys() - other.shapes.keys() - node.rule.optional
-    known = {node.rule.nnx_names.get(name, name) for name in absent}
-    return (known & node.slots.keys()) | node.not_carried()
-
-
-def _mismatches(torch: Node, nnx: Node) -> dict[str, str]:
-    found = {}
-    for name, shape in torch.shapes.items() if torch.is_leaf else ():
-        other = nnx.shapes.get(name, shape)
-        if shape != other and None not in (shape, other):
-            place = joined(torch.path, name)
-            found[place] = f"{place} is {shape} in PyTorch, {nnx.path} in the same layout {other} in nnx"
-    return found

@@ -1,56 +1,68 @@
-"""A place where a model keeps numbers, whichever framework it belongs to."""
+"""A slot: one place where a model keeps numbers, in either framework."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from grl.arrays import Array, Weights
+from grl.arrays import Array, Dtype, Weights
 from grl.errors import GrlError
 
-__all__ = ["PortError", "Slot", "narrowed", "read_all", "write_all"]
+__all__ = ["PortError", "Prepared", "Slot", "narrowed", "read_all", "write_all"]
+
+Prepared: TypeAlias = Any
+"""The value that one framework stores in a slot: a tensor, a JAX array or a NumPy number."""
 
 
 class PortError(GrlError, ValueError):
-    """A model cannot be carried across as it is. The message says what came and what to do."""
+    """The weights of a model cannot be converted as requested. The message names the weights and a remedy."""
 
 
 class Slot(Protocol):
     """A place where a model keeps numbers: a tensor, a Variable, or λ of a gradient reversal layer."""
 
-    identity: Any
-    """The same for two names of one place (tied weights)."""
+    @property
+    def identity(self) -> Hashable:
+        """A key that two names of the same slot share (tied weights)."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape that is accepted; None: any."""
+        """The shape that the slot accepts; None if it accepts any."""
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """What `read` gives."""
+    def dtype(self) -> Dtype:
+        """The dtype of the array that `read` returns."""
 
     def read(self) -> Array:
-        """The numbers; 8-bit floats and bfloat16 as float32, which holds each of their values."""
+        """Return the numbers. 8-bit floats and bfloat16 become float32, which represents each of their values.
 
-    def prepare(self, array: Array) -> Any:
-        """These numbers in the dtype and on the device of the place, which stays as it is until `write`."""
+        Raises:
+            ValueError: the slot has no memory.
+        """
 
-    def keep(self) -> Any:
-        """What is there now, as `write` takes it."""
+    def prepare(self, array: Array) -> Prepared:
+        """Return the numbers in the slot's dtype and on its device. The slot stays unchanged.
 
-    def write(self, value: Any) -> None:
-        """Put there what `prepare` or `keep` gave."""
+        Raises:
+            ValueError: the slot has no memory, or a number does not fit its dtype.
+        """
+
+    def keep(self) -> Prepared:
+        """Return the present value in the form that `write` takes."""
+
+    def write(self, value: Prepared) -> None:
+        """Store a value that `prepare` or `keep` returned."""
 
 
-def narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
-    """Return numbers in the dtype of where they go, rounded to nearest if it is the narrower float.
+def narrowed(array: Array, dtype: Dtype) -> Array:
+    """Return an array in another dtype. Floats are rounded to nearest.
 
     Raises:
-        ValueError: floats cannot become integers, nor complex numbers real, nor a finite number infinite; integers
-            that do not fit.
+        ValueError: the conversion would turn floats into integers, complex numbers into real ones or a finite number
+            into an infinite one, or an integer does not fit.
     """
     if array.dtype == dtype:
         return array
@@ -60,40 +72,46 @@ def narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(all="ignore"):
         converted = array.astype(dtype)
         if dtype.kind in "bui":
-            if not np.array_equal(converted, array):
-                raise ValueError(f"a number is beyond the range of {dtype}")
-        elif (np.isfinite(array) & ~np.isfinite(converted)).any():
-            raise ValueError(f"a number is beyond the range of {dtype}")
+            fits = np.array_equal(converted, array)
+        else:
+            fits = not (np.isfinite(array) & ~np.isfinite(converted)).any()
+    if not fits:
+        raise ValueError(f"a number is beyond the range of {dtype}")
     return converted
 
 
 def read_all(slots: Mapping[str, Slot]) -> Weights:
-    """Return the numbers of all places.
+    """Return the numbers of all slots by name.
 
     Raises:
-        PortError: a place holds none.
+        PortError: a slot has no memory.
     """
-    found: Weights = {}
+    arrays: Weights = {}
     for name, slot in slots.items():
         try:
-            found[name] = slot.read()
+            arrays[name] = slot.read()
         except ValueError as error:
             raise PortError(f"{name}: {error}.") from error
-    return found
+    return arrays
+
+
+class _Change(NamedTuple):
+    slot: Slot
+    value: Prepared
 
 
 def write_all(slots: Mapping[str, Slot], arrays: Weights) -> None:
-    """Put numbers in their places: in all of them, or in none.
+    """Write numbers into slots: into all of them, or into none.
 
     Args:
-        slots: the places, by name.
-        arrays: the numbers, by the same names; an array without a place has to be 0 (a bias that is not there).
+        slots: name → slot.
+        arrays: name → numbers. An array without a slot must be 0, like a bias that the target lacks.
 
     Raises:
-        PortError: an array does not fit; two that differ belong to one place.
+        PortError: an array does not fit its slot, or two different arrays belong to one slot.
     """
-    staged: dict[Any, tuple[Slot, Any]] = {}
-    sources: dict[Any, str] = {}
+    staged: dict[Hashable, _Change] = {}
+    first_names: dict[Hashable, str] = {}
     for name, array in arrays.items():
         slot = slots.get(name)
         if slot is None:
@@ -102,25 +120,25 @@ def write_all(slots: Mapping[str, Slot], arrays: Weights) -> None:
             continue
         if slot.shape is not None and slot.shape != array.shape:
             raise PortError(f"{name}: got the shape {array.shape}; expected {slot.shape}.")
-        before = sources.setdefault(slot.identity, name)
-        if before != name and not np.array_equal(arrays[before], array, equal_nan=True):
-            raise PortError(f"{name}: is one with {before} in the target, and the source has two different arrays.")
+        first = first_names.setdefault(slot.identity, name)
+        if first != name and not np.array_equal(arrays[first], array, equal_nan=True):
+            raise PortError(f"{name}: is tied to {first} in the target, but the source has two different arrays.")
         try:
-            staged[slot.identity] = slot, slot.prepare(array)
+            staged[slot.identity] = _Change(slot, slot.prepare(array))
         except ValueError as error:
             raise PortError(f"{name}: {error}.") from error
     _commit(list(staged.values()))
 
 
-def _commit(staged: list[tuple[Slot, Any]]) -> None:
-    done: list[tuple[Slot, Any]] = []
+def _commit(changes: list[_Change]) -> None:
+    """Write all values. If a write fails, restore the slots that were written."""
+    previous: list[_Change] = []
     try:
-        for slot, value in staged:
-            old = slot.keep()
-            done.append((slot, old))
+        for slot, value in changes:
+            previous.append(_Change(slot, slot.keep()))
             slot.write(value)
-    except BaseException:  # an interrupt too
-        for slot, old in done:
-            with suppress(Exception):  # the very write that failed; it has changed nothing
-                slot.write(old)
+    except BaseException:  # a KeyboardInterrupt as well
+        for slot, value in previous:
+            with suppress(Exception):  # the write that failed has changed nothing
+                slot.write(value)
         raise

@@ -1,63 +1,66 @@
-"""The PyTorch half of carrying weights: what a model is made of, and how its numbers are read and written."""
+"""The PyTorch half of `grl.weights`: the parts of a model, and the slots of their numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from grl.arrays import Array
+from grl.arrays import Array, Dtype
 from grl.torch_impl import GRL
+from grl.weights.half import Child, Part
 from grl.weights.slot import Slot, narrowed
 
-__all__ = ["NAME", "children", "is_parameter", "own_name", "slots"]
+__all__ = ["NAME", "ReversalSlot", "TensorSlot", "children", "is_tensor", "keeps_order", "slots"]
 
 NAME = "PyTorch"
 
 
-def children(module: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield (name, PyTorch's name for it, value) of a module's own tensors and modules, in the order of definition."""
+def children(module: Part) -> Iterator[Child]:
+    """Yield the tensors and modules of a module: parameters, then persistent buffers, then modules.
+
+    `num_batches_tracked` is left out: JAX has no counterpart, and only batch norm with `momentum=None` reads it.
+    """
     if not isinstance(module, nn.Module):
         return
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            yield name, name, parameter
+            yield Child(name, name, parameter)
     for name, buffer in module._buffers.items():
-        if buffer is not None and name not in module._non_persistent_buffers_set and not _counts_batches(name):
-            yield name, name, buffer
+        if buffer is not None and name not in module._non_persistent_buffers_set and name != "num_batches_tracked":
+            yield Child(name, name, buffer)
     for name, child in module._modules.items():
         if child is not None:
-            yield name, name, child
+            yield Child(name, name, child)
 
 
-def is_parameter(value: Any) -> bool:
-    """Whether a child is a tensor, not a module."""
+def is_tensor(value: Part) -> bool:
+    """Return whether a child is a tensor, not a module."""
     return isinstance(value, Tensor)
 
 
-def own_name(value: Any) -> str:
-    """The name of a module's class."""
-    return type(value).__name__
+def keeps_order(module: Part, few: int = 4) -> bool:
+    """Return True: PyTorch keeps the order of definition."""
+    return True
 
 
-def slots(value: Any, prefix: str = "") -> dict[str, Slot]:
-    """Return the places where a tensor, or a module and all in it, keep their numbers, by name."""
+def slots(value: Part, prefix: str = "") -> dict[str, Slot]:
+    """Return the slots of a tensor, or of a module and everything below it, by name."""
     if isinstance(value, Tensor):
         return {prefix: TensorSlot(value)}
     if isinstance(value, GRL):
-        return {_join(prefix, part): ReversalSlot(value, part) for part in ("coeff", "step")}
-    found: dict[str, Slot] = {}
-    for name, _, child in children(value):
-        found |= slots(child, _join(prefix, name))
-    return found
+        return {_join(prefix, key): ReversalSlot(value, key) for key in ("coeff", "step")}
+    collected: dict[str, Slot] = {}
+    for child in children(value):
+        collected |= slots(child.value, _join(prefix, child.name))
+    return collected
 
 
 class TensorSlot:
-    """A parameter or a buffer, written in place: it stays the same tensor, of its dtype, on its device."""
+    """A parameter or a buffer. It is written in place: it stays the same tensor, of the same dtype and device."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.identity = id(tensor)
@@ -65,18 +68,18 @@ class TensorSlot:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The tensor's; None for one that has none yet."""
+        """The tensor's shape; None for a lazy tensor."""
         return None if is_lazy(self._tensor) else tuple(self._tensor.shape)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """What `read` gives."""
+    def dtype(self) -> Dtype:
+        """The dtype of the array that `read` returns."""
         dtype = self._tensor.dtype
         wide = dtype.is_floating_point and dtype not in (torch.float16, torch.float64)
         return np.dtype(np.float32 if wide else str(dtype).removeprefix("torch."))
 
     def read(self) -> Array:
-        """The numbers; bfloat16 as float32, which holds each of its values."""
+        """Return the numbers. bfloat16 becomes float32, which represents each of its values."""
         tensor = self._tensor.detach()
         if tensor.is_meta:
             raise ValueError("the tensor is on the meta device and holds no numbers")
@@ -84,56 +87,52 @@ class TensorSlot:
         return np.asarray(tensor.cpu().resolve_conj().resolve_neg().numpy())
 
     def prepare(self, array: Array) -> Tensor:
-        """These numbers as `write` takes them."""
+        """Return the numbers as a tensor of the slot's dtype on its device."""
         if self._tensor.is_meta or is_lazy(self._tensor):
             raise ValueError("the tensor has no memory yet: it is lazy or on the meta device")
-        narrow = getattr(np, str(self._tensor.dtype).removeprefix("torch."), None)
-        if narrow is not None:
-            array = narrowed(array, np.dtype(narrow))
+        numpy_dtype = getattr(np, str(self._tensor.dtype).removeprefix("torch."), None)
+        if numpy_dtype is not None:
+            array = narrowed(array, np.dtype(numpy_dtype))
         tensor = torch.from_numpy(np.array(array)).to(self._tensor.device, self._tensor.dtype)
         if not bool((torch.isfinite(tensor).cpu() | ~torch.from_numpy(np.isfinite(array))).all()):
             raise ValueError(f"a number is beyond the range of {self._tensor.dtype}")
         return tensor
 
     def keep(self) -> Tensor:
-        """What is there now, as `write` takes it."""
+        """Return a copy of the present value."""
         return self._tensor.detach().clone()
 
     @torch.no_grad()
     def write(self, value: Tensor) -> None:
-        """Put prepared numbers there."""
+        """Store a prepared value."""
         self._tensor.copy_(value)
 
 
 class ReversalSlot:
-    """λ or the step count of a gradient reversal layer, as its `state_dict` has them; any shape of λ goes."""
+    """λ or the step count of a gradient reversal layer, through its `state_dict`. λ may have any shape."""
 
-    def __init__(self, layer: GRL, part: str) -> None:
-        self.identity: Any = (id(layer), part)
+    def __init__(self, layer: GRL, key: str) -> None:
+        self.identity = (id(layer), key)
         self.shape = None
-        self.dtype = np.dtype(np.float64)
-        self._layer, self._part = layer, part
+        self.dtype: Dtype = np.dtype(np.int64 if key == "step" else np.float64)
+        self._layer, self._key = layer, key
 
     def read(self) -> Array:
-        """The number, or the λ of each sample or element."""
-        return np.asarray(self.keep().detach().cpu().numpy(), np.float64)
+        """Return the step count, or λ: one number, or one per sample or element."""
+        return np.asarray(self.keep().cpu().numpy(), self.dtype)
 
     def prepare(self, array: Array) -> Tensor:
-        """These numbers as `write` takes them."""
-        return torch.from_numpy(np.array(array, np.int64 if self._part == "step" else np.float64))
+        """Return the number as a tensor of the dtype that the `state_dict` has."""
+        return torch.from_numpy(np.array(array, self.dtype))
 
     def keep(self) -> Tensor:
-        """What is there now, as `write` takes it."""
-        value: Tensor = self._layer.state_dict()[self._part]
-        return value
+        """Return a copy of the present value."""
+        value: Tensor = self._layer.state_dict()[self._key]
+        return value.detach().clone()
 
     def write(self, value: Tensor) -> None:
-        """Put it there; a schedule stays as it is."""
-        self._layer.load_state_dict({self._part: value})
-
-
-def _counts_batches(name: str) -> bool:
-    return name == "num_batches_tracked"  # JAX has no counterpart, and only momentum=None reads it
+        """Store a prepared value. A schedule stays in place."""
+        self._layer.load_state_dict({self._key: value})
 
 
 def _join(prefix: str, name: str) -> str:

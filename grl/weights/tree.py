@@ -1,96 +1,121 @@
-"""A model as a tree of named parts, whichever framework it belongs to: what pairing compares."""
+"""A model as a tree of named parts, in the same form for both frameworks. Pairing compares two such trees."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Self, TypeAlias
 
 import numpy as np
 
 from grl.arrays import Weights
-from grl.weights.rules import Rule, rule_of
+from grl.weights.half import Half, Part, Side, half_of, side_of
+from grl.weights.rule import Rule
+from grl.weights.rules import rule_of
 from grl.weights.slot import Slot
 
-__all__ = ["PARAMETER", "Node", "grown", "half_of", "joined", "side_of"]
+__all__ = ["PARAMETER", "ModelNode", "Node", "Shapes", "Signature", "grown", "joined"]
 
 PARAMETER = "parameter"
-"""The kind of a tensor that a module of one's own keeps, beside or instead of layers."""
+"""The kind of a tensor that belongs to no known layer."""
 
-Signature = tuple[Any, ...]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
+"""Name → shape; None for a shape that is not known yet."""
 
-
-def side_of(model: Any, argument: str = "model") -> str:
-    """Return "torch" or "nnx"; imports no framework that is not in use already.
-
-    Raises:
-        TypeError: the model is neither.
-    """
-    for side, package in (("torch", "torch.nn"), ("nnx", "flax.nnx")):
-        if isinstance(model, getattr(sys.modules.get(package), "Module", ())):
-            return side
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise TypeError(f"{argument}: got a {kind}; expected an nn.Module of PyTorch or an nnx.Module.")
+Signature: TypeAlias = tuple[object, ...]
 
 
-def half_of(side: str) -> Any:
-    """Return the module that knows one framework."""
-    return importlib.import_module(f"grl.weights.{side}_slots")
-
-
-def joined(*parts: str) -> str:
-    """Return names one after the other, with dots."""
-    return ".".join(part for part in parts if part)
+def joined(*names: str) -> str:
+    """Return names joined by dots. Empty names are left out."""
+    return ".".join(name for name in names if name)
 
 
 @dataclass(eq=False)
 class Node:
-    """One part of a model: a layer that a rule knows, a tensor of its own, or a module made of other parts.
+    """A part of a model: a known layer, a tensor outside such layers, or a module made of other parts.
 
     Args:
-        side: "torch" or "nnx".
-        path: where it is in its model, as that framework says it: "layers.0".
-        name: the same as PyTorch would say it: "0".
-        value: the module, tensor or Variable.
-        rule: for a layer that is known.
-        children: the parts of a module that is not; () for a layer and a tensor.
+        path: its name in its own framework: "layers.0".
+        name: the name that PyTorch would give it: "0".
+        kind: the kind of a known layer, `PARAMETER` for a tensor, "" for a module made of other parts.
+        rule: the rule of a known layer.
+        children: the parts of a module of kind ""; otherwise ().
     """
 
-    side: str
     path: str
     name: str
-    value: Any
+    kind: str
     rule: Rule | None
-    children: tuple[Node, ...]
+    children: tuple[Self, ...]
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of a layer's arrays, by PyTorch's names and in its layouts."""
+        raise NotImplementedError
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the order of definition is lost, because the parts were sorted by name."""
+        raise NotImplementedError
 
     @property
     def key(self) -> str:
-        """The last part of its name."""
+        """The last part of the name."""
         return self.name.rpartition(".")[2]
-
-    @cached_property
-    def kind(self) -> str:
-        """Of which kind it is: a layer's rule says, a tensor is a parameter; "" for all others."""
-        if self.rule is not None:
-            return self.rule.kind
-        return PARAMETER if half_of(self.side).is_parameter(self.value) else ""
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it is paired as a whole."""
+        """Whether the part is paired as a whole."""
         return bool(self.kind)
 
     @cached_property
-    def slots(self) -> dict[str, Slot]:
-        """The places of all its numbers, by the framework's own names within it."""
-        found: dict[str, Slot] = half_of(self.side).slots(self.value)
-        return found
+    def signature(self) -> Signature:
+        """A value that corresponding parts share under any names; () if the part holds no numbers."""
+        if not self.is_leaf:
+            return tuple(child.signature for child in self.children if child.signature)
+        optional = self.rule.optional if self.rule is not None else frozenset()
+        shapes = {name: shape for name, shape in self.shapes.items() if name not in optional}
+        return (self.kind, *sorted(shapes.items())) if shapes else ()
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """PyTorch's names of numbers that are settings, not weights."""
+        return self.rule.settings if self.rule is not None else frozenset()
+
+    def leaves(self) -> Iterator[Self]:
+        """Yield all layers and tensors from here on down, in the order of definition."""
+        if self.is_leaf:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
+
+    def below(self) -> Iterator[Self]:
+        """Yield this part and all parts below it."""
+        yield self
+        for child in self.children:
+            yield from child.below()
+
+
+@dataclass(eq=False)
+class ModelNode(Node):
+    """A part of a model in memory.
+
+    Args:
+        side: its framework.
+        value: the module, tensor or Variable.
+    """
+
+    side: Side
+    value: Part
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...] | None]:
+    def slots(self) -> dict[str, Slot]:
+        """The slots of all its numbers, by their names within it."""
+        return half_of(self.side).slots(self.value)
+
+    @cached_property
+    def shapes(self) -> Shapes:
         """The shapes of a layer's arrays, by PyTorch's names and in its layouts."""
         shapes = {name: slot.shape for name, slot in self.slots.items()}
         if self.rule is None or self.side == "torch":
@@ -99,81 +124,62 @@ class Node:
         return {name: array.shape if known else None for name, array in self.canonical().items()}
 
     def canonical(self) -> Weights:
-        """Zeros by PyTorch's names and in its layouts."""
-        hollow = self.hollow()
-        return hollow if self.rule is None or self.side == "torch" else self.rule.to_torch(hollow, self.value)
+        """Return zeros of the layer's arrays, by PyTorch's names and in its layouts."""
+        zeros = self._zeros()
+        return zeros if self.rule is None or self.side == "torch" else self.rule.to_torch(zeros, self.value)
 
-    def hollow(self) -> Weights:
-        """Zeros of the shapes and dtypes that are there, to see what a rule makes of them."""
-        return {name: np.zeros(slot.shape or (), slot.dtype) for name, slot in self.slots.items()}
-
-    def not_carried(self) -> set[str]:
-        """The names of an nnx layer's arrays that its rule does not know, such as the norms in an attention layer."""
+    def not_converted(self) -> set[str]:
+        """Return the names of an nnx layer's arrays that its rule leaves out, like the norms of an attention layer."""
         if self.rule is None or self.side != "nnx":
             return set()
-        carried = self.rule.to_nnx(self.rule.to_torch(self.hollow(), self.value), self.value)
-        return self.slots.keys() - carried.keys()
+        converted = self.rule.to_nnx(self.rule.to_torch(self._zeros(), self.value), self.value)
+        return self.slots.keys() - converted.keys()
 
-    @cached_property
-    def signature(self) -> Signature:
-        """What two parts that correspond have in common, whatever they are called; () if they hold no numbers."""
-        if self.is_leaf:
-            shapes = {name: shape for name, shape in self.shapes.items() if not self._may_be_missing(name)}
-            return (self.kind, *sorted(shapes.items())) if shapes else ()
-        return tuple(child.signature for child in self.children if child.signature)
-
-    def _may_be_missing(self, name: str) -> bool:
-        return self.rule is not None and name in self.rule.optional
-
-    def leaves(self) -> Iterator[Node]:
-        """Yield all layers and tensors below it, in the order of definition, and itself if it is one."""
-        if self.is_leaf:
-            yield self
-        for child in self.children:
-            yield from child.leaves()
+    def _zeros(self) -> Weights:
+        return {name: np.zeros(slot.shape or (), slot.dtype) for name, slot in self.slots.items()}
 
     @cached_property
     def is_sorted(self) -> bool:
-        """Whether the order of definition is lost, and its parts are in alphabetical order."""
-        if self.side != "nnx":
-            return False
-        kept = [half_of("nnx").keeps_order(node.value) for node in self.below() if _is_of_flax(node.value)]
-        if any(found is not None for found in kept):
-            return False in kept
-        # No layer of Flax's tells; then it is lost if no module of one's own tells otherwise.
-        own = [half_of("nnx").keeps_order(node.value, few=2) for node in self.below()]
-        return True not in own and False in own
-
-    def below(self) -> Iterator[Node]:
-        """Yield itself and all below it."""
-        yield self
-        for child in self.children:
-            yield from child.below()
+        """Whether the order of definition is lost: merge, clone and eval_shape of nnx sort attributes by name."""
+        keeps_order = half_of(self.side).keeps_order
+        in_flax = [keeps_order(node.value) for node in self.below() if type(node.value).__module__.startswith("flax.")]
+        if any(answer is not None for answer in in_flax):
+            return False in in_flax
+        # None of Flax's own layers has an answer. Then the model's modules decide, if they agree.
+        answers = [keeps_order(node.value, few=2) for node in self.below()]
+        return True not in answers and False in answers
 
 
-def _is_of_flax(value: Any) -> bool:
-    return type(value).__module__.startswith("flax.")
-
-
-def grown(model: Any, argument: str = "model") -> Node:
+def grown(model: object, argument: str = "model") -> ModelNode:
     """Return the tree of a model.
 
     Args:
         model: an `nn.Module` or an `nnx.Module`.
-        argument: what it is called in messages.
+        argument: its name in error messages.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the model is neither.
+        PortError: a Variable holds something else than one array.
     """
     side = side_of(model, argument)
-    return _grown(side, half_of(side), model, "", "", frozenset())
+    return _Growth(side, half_of(side)).node(model)
 
 
-def _grown(side: str, half: Any, value: Any, path: str, name: str, above: frozenset[int]) -> Node:
-    rule = None if half.is_parameter(value) else rule_of(value, side)
-    children = []
-    if rule is None and not half.is_parameter(value):
-        for part, key, child in half.children(value):
-            if id(child) not in above:  # a module may know its parent
-                children.append(_grown(side, half, child, joined(path, part), joined(name, key), above | {id(value)}))
-    return Node(side, path, name, value, rule, tuple(children))
+@dataclass(frozen=True)
+class _Growth:
+    side: Side
+    half: Half
+
+    def node(self, value: Part, path: str = "", name: str = "", above: frozenset[int] = frozenset()) -> ModelNode:
+        if self.half.is_tensor(value):
+            return ModelNode(path, name, PARAMETER, None, (), self.side, value)
+        rule = rule_of(value, self.side)
+        if rule is not None:
+            return ModelNode(path, name, rule.kind, rule, (), self.side, value)
+        above |= {id(value)}
+        children = [
+            self.node(child.value, joined(path, child.name), joined(name, child.torch_name), above)
+            for child in self.half.children(value)
+            if id(child.value) not in above  # a module may refer to its parent
+        ]
+        return ModelNode(path, name, "", None, tuple(children), self.side, value)

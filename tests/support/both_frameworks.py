@@ -12,8 +12,8 @@ from flax import nnx
 
 from grl.parity import copy_weights
 from grl.weights.flattened import find_flattened
+from grl.weights.half import half_of, side_of
 from grl.weights.pairing import pair
-from grl.weights.tree import half_of, side_of
 
 TOLERANCE = 1e-10  # relative, in float64
 

@@ -349,7 +349,7 @@ def test_tied_weights_are_one_place() -> None:
 
     ours, theirs, attends = Ours(), Theirs(), Attends()
     before = state_of(ours)
-    with pytest.raises(PortError, match=r"decoder.weight: is one with embedding.weight in the target"):
+    with pytest.raises(PortError, match=r"decoder.weight: is tied to embedding.weight in the target"):
         copy_weights(theirs, ours)
     assert_unchanged(ours, before)
     copy_weights(ours, theirs)
@@ -562,7 +562,7 @@ def test_no_experiment_is_made_without_a_suspicion(monkeypatch: pytest.MonkeyPat
     ("how", "why"), [("needs more", "something else than one square image"), ("odd", "its inputs are in neither order")]
 )
 def test_an_unknown_order_is_not_guessed(how: str, why: str) -> None:
-    with pytest.raises(PortError, match=f"flatten: fc1 .* whose order cannot be found out: .*{why}; say flatten="):
+    with pytest.raises(PortError, match=f"flatten: fc1 .* whose order cannot be found out: .*{why}; pass flatten="):
         find_flattened(Flat(how))
     assert find_flattened(Flat(how), {"fc1": (4, 3, 3)}) == {"fc1": 4}
     assert find_flattened(Flat(how), {}) == {}

@@ -19,7 +19,7 @@ from grl import jax_impl, torch_impl
 from grl.jax_impl.dann import ConvNet as JaxConvNet
 from grl.parity import PortError, copy_weights, load_portable, save_portable
 from grl.torch_impl.dann import ConvNet as TorchConvNet
-from grl.weights.tree import half_of, side_of
+from grl.weights.half import half_of, side_of
 from grl.weights_file import CheckpointError, load_weights
 from tests.support import nnx_models, torch_models
 from tests.support.both_frameworks import state_of
@@ -197,8 +197,8 @@ def nonsense(weights: Any) -> dict[str, str]:
         (make_integers, "'backbone.norms.1.running_var' holds something else than finite floating-point numbers"),
         (foreign, "weights of another network: .* is missing"),
         (newer, "of version '2' of the portable format; expected 1"),
-        (lying, "its list of layers is not that of its arrays"),
-        (nonsense, "its list of layers is not that of its arrays"),
+        (lying, "its list of layers does not match its arrays"),
+        (nonsense, "its list of layers does not match its arrays"),
     ],
 )
 def test_a_wrong_file_is_one_error(change: Any, message: str, side: int, tmp_path: Path) -> None:
