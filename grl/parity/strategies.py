@@ -73,10 +73,13 @@ class Coefficient:
     def native(self) -> float | np.generic | Array:
         """λ as a user would write it: a Python number, a NumPy scalar or a NumPy array."""
         if self.kind in ("int", "float"):
-            return {"int": int, "float": float}[self.kind](self.values)
+            number: float = {"int": int, "float": float}[self.kind](self.values)
+            return number
         array: Array = self.values.astype(self.dtype)
-        scalar: np.generic = array[()]
-        return scalar if self.kind == "numpy scalar" else array
+        if self.kind != "numpy scalar":
+            return array
+        scalar: np.generic = array.reshape(-1)[0]
+        return scalar
 
     def aligned(self, shape: tuple[int, ...]) -> Array:
         """Return λ in the shape in which it multiplies a gradient of shape `shape`."""

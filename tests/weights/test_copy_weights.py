@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +18,10 @@ from torch import nn
 
 from grl import DannSchedule, jax_impl, torch_impl
 from grl.parity import PortError, Rule, copy_weights, pair, register_rule
-from grl.weights import rules
 from grl.weights.flattened import find_flattened
+from grl.weights.layer_rules import LAYER_RULES
+from grl.weights.rule import Layout, table
+from grl.weights.rules import rule_of
 from tests.support import nnx_models, torch_models
 from tests.support.both_frameworks import assert_close, state_of
 
@@ -397,15 +401,67 @@ class NnxScale(nnx.Module):
         self.gain = nnx.Param(jax.numpy.zeros((3, 2)))
 
 
-def test_a_registered_rule_carries_a_layer_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = TorchScale(), NnxScale()
+SCALE = Rule(
+    "Scale",
+    (TorchScale,),
+    (NnxScale,),
+    *table(weight=("gain", Layout(lambda array, _: array.T, lambda array, _: array.T))),
+)
+
+
+def assert_scale_is_unknown() -> None:
     with pytest.raises(PortError, match="weight of the PyTorch model has no counterpart"):
-        copy_weights(ours, theirs)
-    monkeypatch.setattr(rules, "_RULES", list(rules._RULES))
-    transposed = rules.Layout(lambda array, module: array.T, lambda array, module: array.T)
-    register_rule(Rule("Scale", (TorchScale,), (NnxScale,), *rules.table(weight=("gain", transposed))))
-    copy_weights(ours, theirs)
-    np.testing.assert_array_equal(theirs.gain[...], ours.weight.detach().numpy().T)
+        copy_weights(TorchScale(), NnxScale())
+
+
+def test_a_registered_rule_carries_a_layer_of_ones_own_until_it_is_taken_back() -> None:
+    assert_scale_is_unknown()
+    torch_scale, nnx_scale = TorchScale(), NnxScale()
+    with register_rule(SCALE) as rule:
+        assert rule is SCALE
+        copy_weights(torch_scale, nnx_scale)
+        np.testing.assert_array_equal(nnx_scale.gain[...], torch_scale.weight.detach().numpy().T)
+    assert_scale_is_unknown()
+
+
+def test_the_last_registered_rule_wins_and_each_is_taken_back_by_itself() -> None:
+    wrong = dataclasses.replace(SCALE, to_nnx=lambda arrays, module: {"gain": 2 * arrays["weight"].T})
+    undo_wrong = register_rule(wrong)
+    undo_right = register_rule(SCALE)
+    try:
+        assert pair(TorchScale(), NnxScale()).pairs[0].rule is SCALE
+        undo_right()
+        undo_right()
+        assert pair(TorchScale(), NnxScale()).pairs[0].rule is wrong
+    finally:
+        undo_right()
+        undo_wrong()
+    assert_scale_is_unknown()
+
+
+def test_a_rule_is_taken_back_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), register_rule(SCALE):
+        raise ZeroDivisionError
+    assert_scale_is_unknown()
+
+
+def test_every_class_of_the_built_in_rules_exists() -> None:
+    for rule in LAYER_RULES:
+        for name in (*rule.torch, *rule.nnx):
+            module, _, attribute = name.rpartition(".")
+            assert isinstance(getattr(importlib.import_module(module), attribute), type), name
+
+
+def test_layers_of_this_package_name_their_kind_themselves() -> None:
+    norm = jax_impl.dann.ConvNet((1, 8, 8), (2,), 3, rngs=nnx.Rngs(0)).norms[0]
+    for layer, side, kind in (
+        (torch_impl.GRL(), "torch", "GRL"),
+        (jax_impl.GRL(), "nnx", "GRL"),
+        (norm, "nnx", "BatchNorm"),
+    ):
+        rule = rule_of(layer, side)
+        assert rule is not None
+        assert rule.kind == kind
 
 
 # Nothing is half-copied.
