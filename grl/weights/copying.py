@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from grl.weights.flattened import find_flattened
 from grl.weights.half import half_of, side_of
 from grl.weights.pairing import Pairing, pair
+from grl.weights.rule import Names
 from grl.weights.slot import PortError, read_all, write_all
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def copy_weights(
     source: Model,
     target: Model,
     *,
-    names: Mapping[str, str] | None = None,
+    names: Names | None = None,
     flatten: Mapping[str, Sequence[int]] | None = None,
     strict: bool = True,
 ) -> Pairing:
@@ -44,7 +45,7 @@ def copy_weights(
     Args:
         source: an `nn.Module` or an `nnx.Module`.
         target: a model of the other framework.
-        names: PyTorch's name → nnx's, for modules or tensors that cannot be paired automatically.
+        names: PyTorch's name → nnx's, for modules or tensors that cannot be paired automatically (see `pair`).
         flatten: the name of each layer behind a flattened map → (C, H, W), where the experiment cannot be made; {} if
             there is none, or if the nnx model flattens in PyTorch's order.
         strict: whether every weight of both models must have a counterpart.
@@ -69,6 +70,9 @@ def copy_weights(
         raise PortError(pairing.complaint())
     nnx_names = {one.torch_name: one.nnx_name for one in pairing.pairs}
     flattened = find_flattened(nnx_model, flatten, nnx_names, torch_model)
+    for one in pairing.parameters:
+        if one.nnx_name.rpartition(".")[0] in flattened:
+            raise PortError(f"names: got {one.nnx_name!r}, behind a flattened feature map; expected its whole layer.")
     source_slots = half_of(source_side).slots(source)
     arrays = read_all({name: slot for name, slot in source_slots.items() if pairing.covers(name, source_side)})
     converted = pairing.to_nnx(arrays, flattened) if target_side == "nnx" else pairing.to_torch(arrays, flattened)

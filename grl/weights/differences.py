@@ -13,6 +13,7 @@ from grl.weights.feature_order import BY_FEATURE, to_channels_first
 from grl.weights.half import half_of
 from grl.weights.layouts import in_nnx_layout, input_arrays
 from grl.weights.pairing import Pair, Pairing
+from grl.weights.tree import joined
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -116,17 +117,19 @@ class _Comparison:
         rule = self.pair.rule
         if rule is None:
             return False
-        start = f"{self.pair.torch_name}." if self.pair.torch_name else ""
-        arrays = {n.removeprefix(start): self.torch_arrays[n] for n in self.converted if n in self.torch_arrays}
+        arrays = {
+            name.removeprefix(self.pair.torch_name).removeprefix("."): self.torch_arrays[name]
+            for name in self.converted
+            if name in self.torch_arrays
+        }
         try:
             expected = in_nnx_layout(rule, self.pair.nnx_module, arrays, channels)
         except ValueError:
             return False
-        prefix = f"{self.pair.nnx_name}." if self.pair.nnx_name else ""
         return all(
-            _is_close(array, self.nnx_arrays[f"{prefix}{name}"])
+            _is_close(array, self.nnx_arrays[full_name])
             for name, array in expected.items()
-            if f"{prefix}{name}" in self.nnx_arrays
+            if (full_name := joined(self.pair.nnx_name, name)) in self.nnx_arrays
         )
 
 

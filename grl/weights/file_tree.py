@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from grl.arrays import Weights
 from grl.weights.rules import rule_of_kind
-from grl.weights.tree import Node, Shapes, joined
+from grl.weights.tree import PARAMETER, Node, Shapes, joined
 from grl.weights_file import CheckpointError
 
 __all__ = ["described", "file_tree"]
@@ -58,12 +58,22 @@ class _FileNode(Node):
     sorted: bool = False
 
     @property
+    def origin(self) -> str:
+        return "file"
+
+    @property
     def shapes(self) -> Shapes:
         return self.written
 
     @property
     def is_sorted(self) -> bool:
         return self.sorted
+
+    def tensors(self) -> Iterator[_FileNode]:
+        if self.kind != PARAMETER:
+            for name, shape in self.written.items():
+                full_name = joined(self.name, name)
+                yield _FileNode(full_name, full_name, PARAMETER, None, (), {"": shape})
 
 
 def _gathered(above: str, leaves: list[_FileNode]) -> _FileNode:

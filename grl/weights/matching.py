@@ -6,11 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import combinations
 from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+from grl.arrays import Weights
+from grl.weights.half import Part
+from grl.weights.rule import Layout, Names, Rule
 from grl.weights.slot import PortError
-from grl.weights.tree import ModelNode, Node, Signature
+from grl.weights.tree import PARAMETER, ModelNode, Node, Signature
 
 __all__ = ["How", "Match", "Search", "correspond"]
 
@@ -22,20 +26,29 @@ How: TypeAlias = Literal["name", "structure", "given"]
 
 
 class Match(NamedTuple, Generic[TorchNode]):
-    """Two parts that correspond."""
+    """Two parts that correspond.
+
+    Args:
+        torch: the part of the first tree.
+        nnx: the part of the second tree.
+        how: how the match was found.
+        rule: how their arrays are converted; None: unchanged.
+    """
 
     torch: TorchNode
     nnx: ModelNode
     how: How
+    rule: Rule | None = None
 
 
-def correspond(torch: TorchNode, nnx: ModelNode, names: Mapping[str, str] | None = None) -> Search[TorchNode]:
+def correspond(torch: TorchNode, nnx: ModelNode, names: Names | None = None) -> Search[TorchNode]:
     """Return a finished search: `matches` are the parts that correspond, `ambiguous` tells what stayed open.
 
     Args:
         torch: the tree of a PyTorch model, or of a portable file.
         nnx: the tree of an nnx model, or of the model that reads the file.
-        names: the pairs that the caller gives: name in the first tree → name in the second.
+        names: the pairs that the caller gives, of modules or of single tensors: name in the first tree → name in the
+            second, with a layout or without.
 
     Raises:
         PortError: a name in `names` is in neither tree, or the two parts differ in kind.
@@ -65,21 +78,33 @@ class Search(Generic[TorchNode]):
     ambiguous: list[str] = field(default_factory=list)
     taken: set[Node] = field(default_factory=set)
 
-    def take_given(self, names: Mapping[str, str]) -> None:
+    def take_given(self, names: Names) -> None:
         """Match the parts that the caller has paired."""
-        torch_nodes = {node.path: node for node in self.torch.below()}
-        nnx_nodes = {node.path: node for node in self.nnx.below()}
-        for torch_name, nnx_name in names.items():
-            torch, nnx = _named(torch_name, torch_nodes), _named(nnx_name, nnx_nodes)
+        torch_tensors, nnx_tensors = _layers_of_tensors(self.torch), _layers_of_tensors(self.nnx)
+        torch_nodes = {node.path: node for node in (*self.torch.below(), *torch_tensors)}
+        nnx_nodes = {node.path: node for node in (*self.nnx.below(), *nnx_tensors)}
+        for torch_name, given in names.items():
+            nnx_name, layout = (given, None) if isinstance(given, str) else given
+            torch = _named(torch_name, torch_nodes, self.torch.origin)
+            nnx = _named(nnx_name, nnx_nodes, self.nnx.origin)
             if torch.kind != nnx.kind:
-                kinds = f"a {torch.kind or _NO_KIND} and a {nnx.kind or _NO_KIND}"
-                raise PortError(f"names: got {torch_name!r} and {nnx_name!r}, {kinds}; expected two of one kind.")
-            self.match(torch, nnx, "given")
+                raise _unlike(torch, nnx, torch_nodes.values(), nnx_nodes.values())
+            if layout is not None and torch.kind != PARAMETER:
+                raise PortError(
+                    f"names: got a layout for {torch_name!r}, a {torch.kind or _NO_KIND}; expected a tensor."
+                )
+            # A layer whose tensors are paired one by one is not paired as a whole.
+            self.taken |= {layer for layer in (torch_tensors.get(torch), nnx_tensors.get(nnx)) if layer is not None}
+            if layout is None:
+                self.match(torch, nnx, "given")
+            else:
+                self.taken |= {torch, nnx}
+                self.matches.append(Match(torch, nnx, "given", _rule_of_tensor(layout, _owner(self.nnx, nnx_name))))
 
     def match(self, torch: TorchNode, nnx: ModelNode, how: How) -> None:
         """Match two parts, and then the parts within them, by one criterion after the other."""
         self.taken |= {torch, nnx}
-        self.matches.append(Match(torch, nnx, how))
+        self.matches.append(Match(torch, nnx, how, torch.rule))
 
         torch_parts, nnx_parts = self._free(torch.children), self._free(nnx.children)
         for a, b in _by_offset(torch_parts, nnx_parts):
@@ -133,11 +158,54 @@ class Search(Generic[TorchNode]):
 _NO_KIND = "module without a rule"
 
 
-def _named(name: str, nodes: Mapping[str, AnyNode]) -> AnyNode:
+def _layers_of_tensors(tree: AnyNode) -> dict[AnyNode, AnyNode]:
+    """Return each single tensor within a known layer → the layer."""
+    return {tensor: leaf for leaf in tree.leaves() for tensor in leaf.tensors()}
+
+
+def _named(name: str, nodes: Mapping[str, AnyNode], origin: str) -> AnyNode:
     if name not in nodes:
-        examples = ", ".join(list(nodes)[1:5])
-        raise PortError(f"names: got {name!r}; expected a module or tensor such as {examples}.")
+        known = [path for path in nodes if path]
+        examples = ", ".join(get_close_matches(name, known, cutoff=0.4) or known[:4])
+        raise PortError(f"names: got {name!r}; expected a module or tensor of the {origin}, such as {examples}.")
     return nodes[name]
+
+
+def _unlike(torch: Node, nnx: Node, torch_nodes: Iterable[Node], nnx_nodes: Iterable[Node]) -> PortError:
+    """Return the error for a pair of two kinds. It names parts that either one could be paired with."""
+    for_torch = _examples(nnx_nodes, torch.kind, torch.path)
+    for_nnx = _examples(torch_nodes, nnx.kind, nnx.path)
+    return PortError(
+        f"names: got {torch.path!r} and {nnx.path!r}, {_a_kind(torch)} and {_a_kind(nnx)}; expected two of one kind:"
+        f" {torch.path!r} with {for_torch}, or {nnx.path!r} with {for_nnx}."
+    )
+
+
+def _examples(nodes: Iterable[Node], kind: str, name: str) -> str:
+    paths = [node.path for node in nodes if node.kind == kind and node.path]
+    return " or ".join(get_close_matches(name, paths, cutoff=0.0)) or f"no part (there is no {kind or _NO_KIND})"
+
+
+def _a_kind(node: Node) -> str:
+    return f"a {node.kind or _NO_KIND}"
+
+
+def _owner(tree: ModelNode, tensor_name: str) -> Part:
+    """Return the innermost module of the tree that holds a tensor."""
+    holders = [node for node in tree.below() if not node.path or tensor_name.startswith(f"{node.path}.")]
+    return max(holders, key=lambda node: len(node.path)).value
+
+
+def _rule_of_tensor(layout: Layout, owner: Part) -> Rule:
+    """Return the rule of a single tensor. Its name within itself is ""."""
+
+    def to_torch(arrays: Weights, _: Part) -> Weights:
+        return {name: layout.to_torch(array, owner) for name, array in arrays.items()}
+
+    def to_nnx(arrays: Weights, _: Part) -> Weights:
+        return {name: layout.to_nnx(array, owner) for name, array in arrays.items()}
+
+    return Rule(PARAMETER, (), (), to_torch, to_nnx)
 
 
 def _problem(

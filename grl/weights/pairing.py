@@ -10,9 +10,9 @@ from grl.arrays import Weights
 from grl.weights.half import Part, Side, half_of
 from grl.weights.layouts import in_nnx_layout, in_torch_layout
 from grl.weights.matching import How, Search, correspond
-from grl.weights.rule import Rule
+from grl.weights.rule import Names, Rule
 from grl.weights.slot import PortError
-from grl.weights.tree import PARAMETER, ModelNode, grown, joined
+from grl.weights.tree import PARAMETER, ModelNode, Shapes, grown, joined
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -141,7 +141,7 @@ class Pairing:
         yield from self.parameters
 
 
-def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Mapping[str, str] | None = None) -> Pairing:
+def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Names | None = None) -> Pairing:
     """Find the parts of two models that correspond.
 
     Names come first, from the outside in: parts of one name and kind correspond, and `layers.0` of an `nnx.Sequential`
@@ -156,7 +156,8 @@ def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Mapping[str, str]
     Args:
         torch_model: an `nn.Module`.
         nnx_model: an `nnx.Module`.
-        names: PyTorch's name → nnx's, for modules or tensors that you pair yourself.
+        names: PyTorch's name → nnx's, for modules or tensors that you pair yourself. Two single tensors, within known
+            layers as well, may come with a `Layout`: `{"proj.weight": ("dense.kernel", LINEAR)}`.
 
     Returns:
         The pairs, and the parts without a counterpart.
@@ -172,12 +173,12 @@ def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Mapping[str, str]
 
 
 def _result(search: Search[ModelNode]) -> Pairing:
-    order = {node: index for index, node in enumerate(search.torch.below())}
+    order = {node.path: index for index, node in enumerate(search.torch.below())}
     pairs: list[Pair] = []
     parameters: list[Pair] = []
     containers: list[Pair] = []
-    for torch, nnx, how in sorted(search.matches, key=lambda match: order[match.torch]):
-        one = Pair(torch.path, nnx.path, torch.value, nnx.value, torch.rule, how)
+    for torch, nnx, how, rule in sorted(search.matches, key=lambda match: order.get(match.torch.path, len(order))):
+        one = Pair(torch.path, nnx.path, torch.value, nnx.value, rule, how)
         if torch.kind == PARAMETER:
             parameters.append(one)
         elif torch.kind or not torch.children:
@@ -204,7 +205,8 @@ Partners = Mapping[ModelNode, ModelNode]
 
 def _unmatched(tree: ModelNode, partners: Partners) -> tuple[str, ...]:
     """Return the names of weights without a counterpart. A weight that is tied to a matched one is matched too."""
-    matched: set[Hashable] = set()
+    tensors = [node for node in partners if node.side == tree.side and node.kind == PARAMETER]
+    matched: set[Hashable] = {slot.identity for node in tensors for slot in node.slots.values()}
     candidates: dict[str, Hashable] = {}
     for leaf in tree.leaves():
         missing = _missing(leaf, partners.get(leaf)) - leaf.settings
@@ -241,17 +243,26 @@ def _missing(node: ModelNode, partner: ModelNode | None) -> set[str]:
 def _mismatches(search: Search[ModelNode]) -> dict[str, str]:
     """Return the name of each array whose shapes differ → a sentence with both shapes."""
     sentences = {}
-    for torch, nnx, _ in search.matches:
+    for torch, nnx, _, rule in search.matches:
         if not torch.is_leaf:
             continue
+        nnx_shapes = nnx.shapes if nnx.kind != PARAMETER else _tensor_shapes(nnx, rule)
         for name, torch_shape in torch.shapes.items():
-            nnx_shape = nnx.shapes.get(name, torch_shape)
+            nnx_shape = nnx_shapes.get(name, torch_shape)
             if torch_shape != nnx_shape and None not in (torch_shape, nnx_shape):
                 place = joined(torch.path, name)
                 sentences[place] = (
                     f"{place} is {torch_shape} in PyTorch, {nnx.path} in the same layout {nnx_shape} in nnx"
                 )
     return sentences
+
+
+def _tensor_shapes(nnx: ModelNode, rule: Rule | None) -> Shapes:
+    """Return the shape of a single tensor in PyTorch's layout, or in nnx's if that layout is for another shape."""
+    try:
+        return {name: a.shape for name, a in in_torch_layout(rule, nnx.value, nnx.canonical()).items()}
+    except (ValueError, IndexError):  # np.exceptions.AxisError is both
+        return nnx.shapes
 
 
 def _below(arrays: Weights, name: str) -> Weights:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from grl.arrays import Array, Weights
 from grl.weights.half import Part
 
-__all__ = ["SAME", "Conversion", "Conversions", "Layout", "Rule", "table"]
+__all__ = ["SAME", "Conversion", "Conversions", "Layout", "Names", "Rule", "table"]
 
 Conversion: TypeAlias = Callable[[Weights, Part], Weights]
 """A function of a layer's arrays by name and of its nnx module."""
@@ -40,6 +40,10 @@ class Layout:
 
 SAME = Layout(lambda array, module: array, lambda array, module: array)
 """Both frameworks have the same layout."""
+
+
+Names: TypeAlias = Mapping[str, str | tuple[str, Layout]]
+"""Pairs that the caller gives: PyTorch's name → nnx's. The names of two single tensors may come with a layout."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ class Node:
     children: tuple[Self, ...]
 
     @property
+    def origin(self) -> str:
+        """The model or file that the part belongs to, for messages."""
+        raise NotImplementedError
+
+    @property
     def shapes(self) -> Shapes:
         """The shapes of a layer's arrays, by PyTorch's names and in its layouts."""
         raise NotImplementedError
@@ -83,6 +88,10 @@ class Node:
         """PyTorch's names of numbers that are settings, not weights."""
         return self.rule.settings if self.rule is not None else frozenset()
 
+    def tensors(self) -> Iterator[Self]:
+        """Yield the tensors within a known layer, each as a part of its own. They are not among `children`."""
+        raise NotImplementedError
+
     def leaves(self) -> Iterator[Self]:
         """Yield all layers and tensors from here on down, in the order of definition."""
         if self.is_leaf:
@@ -108,6 +117,17 @@ class ModelNode(Node):
 
     side: Side
     value: Part
+
+    @property
+    def origin(self) -> str:
+        """The model that the part belongs to, for messages."""
+        return f"{half_of(self.side).NAME} model"
+
+    def tensors(self) -> Iterator[ModelNode]:
+        """Yield the tensors within a known layer, each as a part of its own."""
+        if self.rule is not None:
+            growth = _Growth(self.side, half_of(self.side), with_rules=False)
+            yield from growth.node(self.value, self.path, self.name).leaves()
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
@@ -169,11 +189,12 @@ def grown(model: object, argument: str = "model") -> ModelNode:
 class _Growth:
     side: Side
     half: Half
+    with_rules: bool = True
 
     def node(self, value: Part, path: str = "", name: str = "", above: frozenset[int] = frozenset()) -> ModelNode:
         if self.half.is_tensor(value):
             return ModelNode(path, name, PARAMETER, None, (), self.side, value)
-        rule = rule_of(value, self.side)
+        rule = rule_of(value, self.side) if self.with_rules else None
         if rule is not None:
             return ModelNode(path, name, rule.kind, rule, (), self.side, value)
         above |= {id(value)}
