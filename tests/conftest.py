@@ -1,4 +1,4 @@
-"""Settings of the whole suite: hypothesis profiles and JAX's strictness. What is installed is tested, see `forms`."""
+"""Settings of the whole suite: Hypothesis profiles, JAX's strict promotion, and processes that end with their test."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ import pytest
 
 from tests.support.several_processes import ROOT, Start
 
-# HYPOTHESIS_PROFILE=quick at the desk, ci by default, deep for `make test-deep`: at least 100,000 examples in total.
-_COMMON = {
-    "deadline": None,
-    "print_blob": True,
-    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
-    "phases": [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # slow, and says little
-}
-hypothesis.settings.register_profile("quick", max_examples=10, **_COMMON)
-hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **_COMMON)
-hypothesis.settings.register_profile("deep", max_examples=2000, **_COMMON)
+# HYPOTHESIS_PROFILE is "quick" at the desk (`make quick`), "ci" by default, and "deep" in `make test-deep`, which runs
+# at least 100,000 examples in total.
+_COMMON = hypothesis.settings(
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # slow, and says little
+)
+hypothesis.settings.register_profile("quick", _COMMON, max_examples=10)
+hypothesis.settings.register_profile("ci", _COMMON, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("deep", _COMMON, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(autouse=True)
 def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A layer that promotes dtypes where it should not would go unnoticed under JAX's lenient default."""
+    """Make JAX raise where dtypes are promoted: under its default, a layer that promotes them would pass."""
     if importlib.util.find_spec("jax") is None or request.node.get_closest_marker("trains"):
         yield
         return
@@ -43,14 +44,14 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is no part of a run of several, whoever has started it."""
+    """Hide the environment of a run of several processes, which a launcher of the suite may have set."""
     for name in ("WORLD_SIZE", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def start(nobody_else: None) -> Iterator[Start]:
-    """Start the same words once for each environment; whatever is still alive at the end is killed."""
+    """Start the same command once per environment; kill what is still running when the test ends."""
     started: list[subprocess.Popen[str]] = []
 
     def starting(words: Sequence[Any], environments: Sequence[dict[str, str]]) -> list[subprocess.Popen[str]]:
@@ -75,9 +76,9 @@ def start(nobody_else: None) -> Iterator[Start]:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """Count the hypothesis examples that ran."""
-    outcome = yield
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Count the Hypothesis examples that ran."""
+    outcome: Any = yield  # pluggy sends the outcome into the generator
     statistics = getattr(item, "hypothesis_statistics", None)
     if call.when == "call" and statistics:
         counts = re.findall(r"(\d+) passing", statistics)
@@ -85,7 +86,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many examples there were: the deep profile promises 100,000."""
+    """Print how many examples ran: the deep profile promises 100,000."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
     counts = [n for r in reports for name, n in r.user_properties if name == "hypothesis examples"]
     if counts:

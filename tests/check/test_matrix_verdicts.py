@@ -331,7 +331,7 @@ def test_torch_reversal_lost_in_programs() -> None:
     cases = {
         "compile": lambda x, coeff: x if torch.compiler.is_compiling() else right(x, coeff),
         "export": lambda x, coeff: x if torch.compiler.is_exporting() else right(x, coeff),
-        "jit.trace": lambda x, coeff: x if torch.jit.is_tracing() else right(x, coeff),
+        "jit.trace": lambda x, coeff: x if torch.jit.is_tracing() else right(x, coeff),  # type: ignore[attr-defined]
         # A running sum is a kernel of its own.
         "compile, Inductor: no kernel more": lambda x, coeff: right(x, coeff) + 0 * x.cumsum(0),
     }

@@ -263,7 +263,7 @@ _RAMPS = (
 )
 _RAMPS += ("constant", "constant:1e308", "constant:", ":", "::", "dann:1:2", "constant:" + "9" * 400)
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(("--backend", "--method", "--optimizer", "--dtype", "--device", "--on-bad-data"), _WORDS),
         **dict.fromkeys(("--task", "--data", "--init", "--out"), _FILES),
@@ -349,7 +349,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> P
     import grl.cli.train as cli
     import grl.report
 
-    train, report = cli.run, grl.cli.announcement.report_gradients
+    train, report = cli.run, grl.cli.announcement.report_gradients  # type: ignore[attr-defined]  # where they are used
 
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

@@ -116,10 +116,10 @@ def test_reading_ahead_keeps_the_order_and_hands_on_what_is_raised_in_its_turn()
         yield from range(5)
         raise DataError("the sixth.")
 
-    found = []
+    stream = ahead(items(), depth=3)
+    assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(DataError, match=r"the sixth\."):
-        found += [found.append(item) for item in ahead(items(), depth=3)]
-    assert found == [0, 1, 2, 3, 4]
+        next(stream)
 
 
 def test_reading_ahead_is_no_further_ahead_than_it_is_told() -> None:

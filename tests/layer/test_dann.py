@@ -21,7 +21,8 @@ def torch_gradients(alpha: Any, **sizes: Any) -> tuple[np.ndarray, np.ndarray]:
     torch.manual_seed(0)
     model = DANN(MLP(2, (5,)), 3, **sizes)
     model(torch.from_numpy(X), alpha)[1].sum().backward()
-    return tuple(m.layers[0].weight.grad.numpy() for m in (model.backbone, model.domain_classifier))  # type: ignore[union-attr]
+    layers: list[Any] = [model.backbone.layers[0], model.domain_classifier.layers[0]]
+    return layers[0].weight.grad.numpy(), layers[1].weight.grad.numpy()
 
 
 def jax_gradients(alpha: Any, **sizes: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,8 @@ def jax_gradients(alpha: Any, **sizes: Any) -> tuple[np.ndarray, np.ndarray]:
     model = DANN(MLP(2, (5,), rngs=rngs), 3, **sizes, rngs=rngs)
     alpha = jnp.asarray(alpha) if isinstance(alpha, np.ndarray) else alpha
     gradients = nnx.grad(lambda model: model(jnp.asarray(X), alpha)[1].sum())(model)
-    return tuple(np.asarray(gradients[name].layers[0].kernel[...]) for name in ("backbone", "domain_classifier"))  # type: ignore[return-value]
+    layers = [gradients[name].layers[0] for name in ("backbone", "domain_classifier")]
+    return np.asarray(layers[0].kernel[...]), np.asarray(layers[1].kernel[...])
 
 
 both = pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_value_is_bit_identical(form: Form, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_default_coefficient_is_one(form: Form) -> None:
-    defaults = {
+    defaults: dict[str, Callable[..., Any]] = {
         "Function": lambda x: form.reverse(x),
         "GRL call": lambda x: form.reverse(x, None),
         "nnx call": lambda x: form.reverse(x, None),
@@ -395,10 +396,10 @@ def test_integer_array_alone_passes_untouched(form: Form) -> None:
         x = jnp.arange(3)
         assert form.reverse(x, 0.5) is x
         return
-    x = torch.arange(3)
-    y = form.reverse(x, 0.5)
-    assert y.data_ptr() == x.data_ptr()
-    assert y.dtype == x.dtype
+    tensor = torch.arange(3)
+    y = form.reverse(tensor, 0.5)
+    assert y.data_ptr() == tensor.data_ptr()
+    assert y.dtype == tensor.dtype
     assert not y.requires_grad
 
 

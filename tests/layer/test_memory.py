@@ -143,7 +143,7 @@ def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: F
     from torch.utils.checkpoint import checkpoint
 
     half, seven = torch.tensor(0.5), torch.tensor(7.0)
-    pairs = [(0.5, 7.0), (half, seven), (half.expand(3).clone(), seven.expand(3))]
+    pairs: list[tuple[Any, Any]] = [(0.5, 7.0), (half, seven), (half.expand(3).clone(), seven.expand(3))]
     pairs += [(one.as_subclass(Labelled), other.as_subclass(Labelled)) for one, other in pairs[1:]]
     for before, after in pairs:
         held, x = [before], torch.ones(3, requires_grad=True)

@@ -1,4 +1,6 @@
-"""The strategies give what they promise: every special value, every kind of λ, only shapes that are accepted."""
+"""The strategies draw what they promise: every special value, every kind of λ, and only shapes that are accepted."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,15 +61,16 @@ def test_every_kind_of_coefficient_is_drawn(kind: str) -> None:
 def test_coefficients_fit_their_shape_and_are_exact(data: st.DataObject) -> None:
     shape = data.draw(strategies.shapes())
     coeff = data.draw(strategies.coefficients(shape))
-    native = coeff.native
+    native: Any = coeff.native
     assert np.array_equal(np.float64(native), coeff.values)  # λ is exact in its own dtype
-    assert isinstance(native, {"int": int, "float": float, "numpy scalar": np.generic}.get(coeff.kind, np.ndarray))
+    kinds: dict[str, Any] = {"int": int, "float": float, "numpy scalar": np.generic}
+    assert isinstance(native, kinds.get(coeff.kind, np.ndarray))
     assert aligned_shape(np.shape(native), shape) == coeff.aligned(shape).shape
     assert np.broadcast_shapes(coeff.aligned(shape).shape, shape) == shape
     assert np.array_equal(eval(repr(coeff), {"np": np, "inf": np.inf}), native)
 
 
-def test_every_pattern_is_there_once() -> None:
+def test_every_pattern_appears_once() -> None:
     for dtype in ("float16", "bfloat16"):
         patterns = strategies.every_pattern(dtype)
         finite = patterns[~oracle.is_nan(patterns, dtype)]
@@ -76,13 +79,13 @@ def test_every_pattern_is_there_once() -> None:
 
 @pytest.mark.parametrize("form", layer_forms.FORMS, ids=str)
 @given(data=st.data())
-def test_snippet_of_a_failure_runs_and_says_the_same(form: layer_forms.Form, data: st.DataObject) -> None:
+def test_snippet_of_a_failure_runs_and_shows_the_same(form: layer_forms.Form, data: st.DataObject) -> None:
     dtype, shape = data.draw(strategies.dtypes()), (2, 3)
     x, g = data.draw(strategies.arrays(dtype, shape)), data.draw(strategies.arrays(dtype, shape))
     coeff = data.draw(strategies.coefficients(shape))
     text = layer_forms.snippet(form, dtype, x, g, coeff, "gradient")
     lines = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
-    names: dict = {"print": lambda *args, **kwargs: None, "inf": np.inf}
+    names: dict[str, Any] = {"print": lambda *args, **kwargs: None, "inf": np.inf}
     exec("\n".join(lines), names)
     value, result = form.gradient(x, g, dtype, coeff.native)
     assert np.array_equal(names["value"], value)
@@ -92,7 +95,7 @@ def test_snippet_of_a_failure_runs_and_says_the_same(form: layer_forms.Form, dat
 
 def test_a_failure_carries_its_snippet() -> None:
     form = layer_forms.FORMS[0]
-    coeff = strategies.Coefficient("float", np.float64(0.5))
+    coeff = strategies.Coefficient("float", np.array(0.5))
     bits = np.zeros((2,), dtype=np.uint32)
     with (
         pytest.raises(AssertionError) as caught,

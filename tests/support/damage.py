@@ -1,4 +1,4 @@
-"""How inputs are damaged: bytes anywhere, and what a checksum covers, with the checksum made right again."""
+"""Damage to input files: of any byte, or of what a checksum covers with the checksum corrected afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from numpy.random import Generator
 
@@ -19,53 +20,21 @@ _TEXTS = (
     *(b"", b"-1", b"0", b"9" * 30, b"1e999", b"0x10", b"1L", b"1_0", b"1j", b"NaN", b"True", b"None", b"'a'", b"()"),
     *(b"(" * 400, b"-" * 3000, b"[" * 3000, b'{"a":' * 900, b"\\u0000", b"\xff", b"'O'", b"'|V8'", b"'<f16'", b"'>i8'"),
 )
-_VALUES = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        1,
-        -1,
-        3,
-        0.5,
-        -0.0,
-        1e300,
-        2**31,
-        2**63,
-        10**400,
-        float("nan"),
-        float("inf"),
-        "",
-        "x" * 3000,
-    ),
-    *(
-        "../../x",
-        "\x00",
-        "\ud800",
-        "float64",
-        "jax",
-        "gpu:9",
-        "sgd",
-        "dann:1",
-        "target",
-        [],
-        [3],
-        [-1],
-        [10**9],
-        [[]],
-        {},
-    ),
+_SCALARS = (None, True, False, 0, 1, -1, 3, 0.5, -0.0, 1e300, 2**31, 2**63, 10**400, float("nan"), float("inf"))
+_WORDS = ("", "x" * 3000, "../../x", "\x00", "\ud800", "float64", "jax", "gpu:9", "sgd", "dann:1", "target")
+_ENTRIES: tuple[Any, ...] = (
+    *(None, -1, 2**63, 1e300, [], {}, "F64", "BF16", "F8_E4M3", [0, 2**40], [2**40, 1], "x" * 3000),
 )
+_VALUES: tuple[Any, ...] = (*_SCALARS, *_WORDS, [], [3], [-1], [10**9], [[]], {})
 
 
 def mutate(data: bytes, other: bytes, generator: Generator) -> bytes:
     """Damage bytes in one to three places.
 
     Args:
-        data: what is damaged.
-        other: another file of the kind, to splice with.
-        generator: draws where and how.
+        data: the file to damage.
+        other: another file of the same kind, to splice with.
+        generator: draws the places and the kinds of damage.
     """
     for _ in range(generator.integers(1, 4)):
         data = _MUTATIONS[generator.integers(len(_MUTATIONS))](data, other, generator)
@@ -73,7 +42,7 @@ def mutate(data: bytes, other: bytes, generator: Generator) -> bytes:
 
 
 def mutate_npz(data: bytes, other: bytes, generator: Generator) -> bytes:
-    """Damage an archive, or a member of it under a right checksum."""
+    """Damage an archive, or one member of it with a correct checksum."""
     if generator.random() < 0.5:
         return mutate(data, other, generator)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -90,7 +59,7 @@ def mutate_npz(data: bytes, other: bytes, generator: Generator) -> bytes:
 
 
 def mutate_png(data: bytes, other: bytes, generator: Generator) -> bytes:
-    """Damage a picture, or a chunk of it under a right checksum."""
+    """Damage a picture, or one chunk of it with a correct checksum."""
     if generator.random() < 0.4:
         return mutate(data, other, generator)
     chunks, start = [], 8
@@ -103,7 +72,7 @@ def mutate_png(data: bytes, other: bytes, generator: Generator) -> bytes:
     chunks[chosen] = (kind, mutate(content, data, generator))
     if generator.random() < 0.3:
         kinds = (b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT", b"gAMA", b"eXIf")
-        chunks.insert(1, (kinds[generator.integers(len(kinds))], generator.bytes(generator.integers(40))))
+        chunks.insert(1, (kinds[generator.integers(len(kinds))], generator.bytes(int(generator.integers(40)))))
     written = b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
@@ -112,26 +81,25 @@ def mutate_png(data: bytes, other: bytes, generator: Generator) -> bytes:
 
 
 def mutate_safetensors(data: bytes, other: bytes, generator: Generator) -> bytes:
-    """Damage a file, or its header under a right length, or a value in the header."""
+    """Damage a file, its header with a correct length, or one value in the header."""
     size = int.from_bytes(data[:8], "little")
     header, numbers = data[8 : 8 + size], data[8 + size :]
-    way = generator.integers(3)
-    if way == 0:
+    kind = generator.integers(3)
+    if kind == 0:
         return mutate(data, other, generator)
-    if way == 1:
+    if kind == 1:
         header = mutate(header, other[8 : 8 + size], generator)
     else:
         tensors = json.loads(header)
         entry = tensors[list(tensors)[generator.integers(len(tensors))]]
         key = list(entry)[generator.integers(len(entry))]
-        values = (None, -1, 2**63, 1e300, [], {}, "F64", "BF16", "F8_E4M3", [0, 2**40], [2**40, 1], "x" * 3000)
-        entry[key] = values[generator.integers(len(values))]
+        entry[key] = _ENTRIES[generator.integers(len(_ENTRIES))]
         header = json.dumps(tensors).encode()
     return len(header).to_bytes(8, "little") + header + numbers
 
 
 def mutate_checkpoint(data: bytes, other: bytes, generator: Generator) -> bytes:
-    """Damage one of the files of a checkpoint: the JSON is JSON still, with another value or without one."""
+    """Damage one file of a checkpoint; a JSON file stays JSON, with one value changed or removed."""
     try:
         content = json.loads(data)
     except ValueError:
@@ -153,7 +121,7 @@ def mutate_checkpoint(data: bytes, other: bytes, generator: Generator) -> bytes:
 
 
 def mutate_text(text: str, generator: Generator) -> str:
-    """Damage a word of a command line: any characters but NUL, which no system passes on."""
+    """Damage a word of a command line with any characters except NUL, which no system passes on."""
     alphabet = "abcz019-+=:./, _%'\"\\[]{}()\n\t\x1bλé∞\U0001f600\udcff"
     for _ in range(generator.integers(1, 4)):
         at = int(generator.integers(len(text) + 1))
@@ -163,7 +131,7 @@ def mutate_text(text: str, generator: Generator) -> str:
 
 
 def _position(data: bytes, generator: Generator) -> int:
-    """Anywhere, as often as not among the first or the last bytes, where headers are."""
+    """Draw a position: often among the first or the last bytes, where headers are."""
     near = int(generator.integers(min(len(data), 150) + 1))
     return [near, max(len(data) - near, 0), int(generator.integers(len(data) + 1))][generator.integers(3)]
 
@@ -201,14 +169,14 @@ def _splice(data: bytes, other: bytes, generator: Generator) -> bytes:
 
 
 def _resize(data: bytes, _: bytes, generator: Generator) -> bytes:
-    """Where a size may stand, another one."""
+    """Overwrite a few bytes with a number, where a size may be."""
     at, width = _position(data, generator), int(generator.choice([1, 2, 4, 8]))
     number = _NUMBERS[generator.integers(len(_NUMBERS))] % 256**width
     return data[:at] + number.to_bytes(width, generator.choice(["little", "big"])) + data[at + width :]
 
 
 def _rewrite(data: bytes, _: bytes, generator: Generator) -> bytes:
-    """Instead of a number or a word in a text header, something else."""
+    """Replace a number or a word in a text header."""
     words = list(re.finditer(rb"\d+|'[^']*'|\"[^\"]*\"|True|False", data[:2000]))
     if not words:
         return data

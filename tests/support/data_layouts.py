@@ -15,25 +15,25 @@ SPLITS = ("source", "target", "test")
 
 
 def arrays(side: int = 12, samples: int = 30, classes: int = 3) -> Arrays:
-    """Colour images as bytes, (N, 3, side, side), sorted by class as folders are; the target's labels are not there."""
+    """Return random images as bytes, (N, 3, side, side), sorted by class as in folders; the target has no labels."""
     generator = np.random.default_rng(0)
     sizes = {"source": samples, "target": samples // 3 * 2, "test": samples // 2}
-    found = {f"x_{s}": generator.integers(0, 256, (n, 3, side, side), dtype=np.uint8) for s, n in sizes.items()}
-    return {**found, **{f"y_{s}": np.sort(np.arange(sizes[s]) % classes) for s in ("source", "test")}}
+    images = {f"x_{s}": generator.integers(0, 256, (n, 3, side, side), dtype=np.uint8) for s, n in sizes.items()}
+    return {**images, **{f"y_{s}": np.sort(np.arange(sizes[s]) % classes) for s in ("source", "test")}}
 
 
 def scaled(given: Arrays) -> Arrays:
-    """The same as numbers from 0 to 1, as images become."""
+    """Return the images as numbers from 0 to 1, as the loader of images makes them."""
     return {key: a.astype(np.float32) / 255 if key[0] == "x" else a for key, a in given.items()}
 
 
 def write_npz(path: Path, given: Arrays) -> Path:
-    np.savez(path.with_suffix(".npz"), **scaled(given))
+    np.savez(path.with_suffix(".npz"), allow_pickle=False, **scaled(given))
     return path.with_suffix(".npz")
 
 
 def write_packed_npz(path: Path, given: Arrays) -> Path:
-    np.savez_compressed(path.with_suffix(".npz"), **scaled(given))
+    np.savez_compressed(path.with_suffix(".npz"), allow_pickle=False, **scaled(given))
     return path.with_suffix(".npz")
 
 

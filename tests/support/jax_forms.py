@@ -1,4 +1,4 @@
-"""The layer forms of JAX, and what the tests do with any of them. `in_torch` has the same names."""
+"""JAX's layer forms, and how a test differentiates and compiles any of them; `torch_forms` has the same names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from grl.bits import array_of as array
 from grl.bits import bits_of as bits
 from grl.bits import dtype_of as dtype_name
 from grl.jax_impl import gradient_reversal, gradient_reversal_jvp
+from tests.support.installed import HAS_FLAX
 
-try:
+if HAS_FLAX:  # without it the functions are tested alone
     from flax import nnx
 
     from grl.jax_impl import GRL, linen
-except ImportError:  # the functions are tested without Flax
-    nnx = linen = None
 
 BACKEND = "jax"
 FLUSHES = jax.default_backend() == "cpu"  # XLA turns subnormal operands and results into signed zeros there
@@ -29,7 +28,7 @@ FORMS: dict[str, Callable[[Any, Any], Any]] = {
     "custom_jvp": gradient_reversal_jvp,
 }
 LAYERS: dict[str, Any] = {}
-if nnx is not None:
+if HAS_FLAX:
     FORMS |= {
         "nnx": lambda x, coeff: GRL(coeff)(x),
         "nnx call": lambda x, coeff: GRL()(x, coeff),
@@ -50,20 +49,20 @@ SOURCE = {
 
 
 def coefficient(native: Any) -> Any:
-    """λ as a user of JAX would hand it in: NumPy arrays become JAX arrays."""
-    with np.errstate(over="ignore"):  # without x64, JAX makes a large 64-bit λ a 32-bit inf, and NumPy would warn
+    """Return λ as a user of JAX would pass it: NumPy arrays become JAX arrays."""
+    with np.errstate(over="ignore"):  # without x64, JAX rounds a large 64-bit λ to a 32-bit inf, and NumPy warns
         return jnp.asarray(native) if isinstance(native, np.ndarray) else native
 
 
 def precision(dtype: str) -> Any:
-    """The context in which JAX has this dtype: 64 bits only where they are asked for."""
+    """Return the context in which JAX has this dtype: 64-bit arrays are disabled by default."""
     return jax.enable_x64(dtype in ("float64", "complex128"))
 
 
 def gradient(
     reverse: Callable[[Any, Any], Any], x: np.ndarray, g: np.ndarray, dtype: str, coeff: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of the value and of the gradient of x, for the cotangent g."""
+    """Return the bits of the value and of the gradient of x, for the cotangent g."""
     with precision(dtype):
         y, pull = jax.vjp(lambda x: reverse(x, coefficient(coeff)), array(x, dtype))
         (gradient,) = pull(array(g, dtype))
@@ -74,7 +73,7 @@ def gradient(
 def tangent(
     reverse: Callable[[Any, Any], Any], x: np.ndarray, t: np.ndarray, dtype: str, coeff: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of the value and of the tangent, in forward mode."""
+    """Return the bits of the value and of the tangent, in forward mode."""
     with precision(dtype):
         y, tangent = jax.jvp(lambda x: reverse(x, coefficient(coeff)), (array(x, dtype),), (array(t, dtype),))
         return bits(y), bits(tangent)
@@ -82,7 +81,7 @@ def tangent(
 
 @functools.cache
 def _compiled(form: str) -> Callable[..., Any]:
-    """One compiled function for all dtypes; λ is an argument of it, so that it is traced once."""
+    """Return one compiled function for all dtypes. λ is an argument of it, so that it is traced once."""
 
     def pull_back(reverse: Callable[[Any], Any], xs: Any, gs: Any) -> Any:
         ys, pull = jax.vjp(lambda xs: jax.tree.map(reverse, xs), xs)
@@ -104,7 +103,7 @@ def _compiled(form: str) -> Callable[..., Any]:
 def compiled_gradients(
     form: str, xs: dict[str, np.ndarray], gs: dict[str, np.ndarray], coeff: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of every dtype: bits of the value and of the gradient, from one compiled program."""
+    """Return, by dtype, the bits of the value and of the gradient, from one compiled program."""
     with precision("float64"):
         arrays = [{dtype: array(b, dtype) for dtype, b in side.items()} for side in (xs, gs)]
         ys, gradients = _compiled(form)(coefficient(coeff), *arrays)

@@ -1,4 +1,4 @@
-"""One process of several: trains by each of the settings in its first argument; writes what came of it."""
+"""One process of several: trains with each of the settings in its first argument and writes the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grl.experiment.config import Config
 
 
 def held(trainer: Any) -> dict[str, int]:
-    """Return how many numbers of each parameter lie on one device of this process."""
+    """Return, by parameter, how many of its numbers are on one device of this process."""
     if trainer.__module__ == "grl.experiment.trainers.torch_trainer":
         local = import_module("grl.experiment.trainers.torch_processes").local
         return {name: local(parameter).numel() for name, parameter in trainer.model.named_parameters()}
@@ -30,8 +30,9 @@ def held(trainer: Any) -> dict[str, int]:
 if __name__ == "__main__":
     configs, out = [Config(**settings) for settings in json.loads(sys.argv[1])], Path(sys.argv[2])
     with join(configs[0]) as processes:
-        build, built = run.build_trainer, []
-        run.build_trainer = lambda *given: built.append(build(*given)) or built[-1]
+        module: Any = run  # its `build_trainer` is replaced by one that keeps the trainers
+        build, built = module.build_trainer, []
+        module.build_trainer = lambda *given: built.append(build(*given)) or built[-1]
         for number, config in enumerate(configs):
             shares: list[dict[str, int]] = []  # after steps: to predict, PyTorch leaves gathered what it has gathered
             result = train(config, processes=processes, progress=lambda _, to=shares: to.append(held(built[-1])))

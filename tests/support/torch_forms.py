@@ -1,4 +1,4 @@
-"""The layer forms of PyTorch, and what the tests do with any of them. `in_jax` has the same names."""
+"""PyTorch's layer forms, and how a test differentiates and compiles any of them; `jax_forms` has the same names."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ FORMS: dict[str, Callable[[Any, Any], Any]] = {
 }
 LAYERS = {"GRL": GRL}
 FORWARD_MODE = tuple(FORMS)
-COMPILED_KINDS = ("float", "0-d array", "per sample")  # each kind costs a compilation; ints are burnt into the program
+COMPILED_KINDS = ("float", "0-d array", "per sample")  # each kind costs a compilation; an int is part of the program
 SOURCE = {
     "Function": "grl.torch_impl.GradientReverseFunction.apply(x, coeff)",
     "gradient_reversal": "grl.torch_impl.gradient_reversal(x, coeff)",
     "GRL": "grl.torch_impl.GRL(coeff)(x)",
     "GRL call": "grl.torch_impl.GRL()(x, coeff)",
 }
-# Inductor needs a C++ compiler; without one, what AOTAutograd makes of the layer is run eagerly.
+# Inductor needs a C++ compiler. Without one, the graphs of AOTAutograd run eagerly.
 COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
-# One test function is compiled for every form, dtype and kind of λ, which is more than the default of 8 programs.
+# One test function is compiled for every form, dtype and kind of λ: more programs than the default limit of 8.
 torch._dynamo.config.recompile_limit = 100
 
 
 def coefficient(native: Any) -> Any:
-    """λ as a user of PyTorch would hand it in: NumPy arrays become tensors."""
+    """Return λ as a user of PyTorch would pass it: NumPy arrays become tensors."""
     return torch.tensor(native) if isinstance(native, np.ndarray) else native
 
 
 def gradient(
     reverse: Callable[[Any, Any], Any], x: np.ndarray, g: np.ndarray, dtype: str, coeff: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of the value and of the gradient of x, for the cotangent g."""
-    x = array(x, dtype).requires_grad_()
-    y = reverse(x, coefficient(coeff))
-    (gradient,) = torch.autograd.grad(y, x, array(g, dtype))
+    """Return the bits of the value and of the gradient of x, for the cotangent g."""
+    tensor = array(x, dtype).requires_grad_()
+    y = reverse(tensor, coefficient(coeff))
+    (gradient,) = torch.autograd.grad(y, tensor, array(g, dtype))
     assert dtype_name(gradient) == dtype, f"the gradient of {dtype} came back as {dtype_name(gradient)}"
     return bits(y), bits(gradient)
 
@@ -57,15 +57,15 @@ def gradient(
 def tangent(
     reverse: Callable[[Any, Any], Any], x: np.ndarray, t: np.ndarray, dtype: str, coeff: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of the value and of the tangent, in forward mode."""
-    y, tangent = torch.func.jvp(lambda x: reverse(x, coefficient(coeff)), (array(x, dtype),), (array(t, dtype),))
+    """Return the bits of the value and of the tangent, in forward mode."""
+    y, tangent, *_ = torch.func.jvp(lambda x: reverse(x, coefficient(coeff)), (array(x, dtype),), (array(t, dtype),))
     return bits(y), bits(tangent)
 
 
 @functools.cache
 def _compiled(form: str) -> Callable[..., Any]:
     layer = GRL()
-    if form == "GRL":  # λ is read from the layer, not passed
+    if form == "GRL":  # λ is read from the layer instead of passed
         program = torch.compile(lambda *xs: [layer(x) for x in xs], fullgraph=True, backend=COMPILER)
 
         def run(coeff: Any, *xs: torch.Tensor) -> Any:
@@ -80,9 +80,9 @@ def _compiled(form: str) -> Callable[..., Any]:
 def compiled_gradients(
     form: str, xs: dict[str, np.ndarray], gs: dict[str, np.ndarray], coeff: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of every dtype: bits of the value and of the gradient, compiled."""
-    results = {}
-    # Several dtypes to a program, since compiling is what costs; not both 16-bit ones, of which Inductor warns.
+    """Return, by dtype, the bits of the value and of the gradient, compiled."""
+    results: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    # A program has several dtypes, because compiling is slow. It never has both 16-bit ones: Inductor warns about that.
     for group in (("bfloat16", "float32", "float64"), ("float16",)):
         names = [dtype for dtype in group if dtype in xs]
         tensors = [array(xs[dtype], dtype).requires_grad_() for dtype in names]

@@ -138,7 +138,7 @@ def test_each_layer_is_the_same_function_after_either_copy(name: str) -> None:
         ours, theirs = make_ours(), make_theirs()
         settle(ours)
         copy_weights(ours, theirs)
-        assert_close(*reversed(run(ours, theirs)), "nnx")
+        assert_close(*run(ours, theirs)[::-1], "nnx")
         again = make_ours()
         before = run(again, theirs)[0]
         copy_weights(theirs, again)
