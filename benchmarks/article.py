@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from benchmarks.form import Backend, Form
+from benchmarks.form import Backend, TimedForm
 from benchmarks.memory import count
 from benchmarks.op import measure
 from benchmarks.record import Row, explain, find, ratios, summarise
@@ -47,7 +47,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     return [*timed, *_bytes(found)]
 
 
-def _forms(backend: Backend) -> list[Form]:
+def _forms(backend: Backend) -> list[TimedForm]:
     floor = "identity" if backend.name == "torch" else "identity, jit"
     return [form for form in backend.forms if form.name in {*_names(backend), floor}]
 

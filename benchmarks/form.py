@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from benchmarks.timing import Call
 
-__all__ = ["MEASURES", "Backend", "Form", "WrongResultError", "shape_of"]
+__all__ = ["MEASURES", "Backend", "TimedForm", "WrongResultError", "shape_of"]
 
 MEASURES = ("forward", "backward", "both")
 """One call in a graph that will be differentiated; the pull-back of one gradient; the two in one go."""
@@ -22,7 +22,7 @@ class WrongResultError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Form:
+class TimedForm:
     """One way of reversing a gradient, or one floor under all of them.
 
     Args:
@@ -52,7 +52,7 @@ class Backend(Protocol):
     name: str
 
     @property
-    def forms(self) -> Sequence[Form]:
+    def forms(self) -> Sequence[TimedForm]:
         """Ours, peers and floors."""
 
     def inputs(self, size: int, dtype: str, count: int) -> list[tuple[Any, Any]]:
@@ -61,13 +61,13 @@ class Backend(Protocol):
     def coefficient(self, kind: str, rows: int) -> Any:
         """Return λ as a "number", a "tensor" or one value per "sample"."""
 
-    def calls(self, form: Form, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str) -> list[Call]:
+    def calls(self, form: TimedForm, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str) -> list[Call]:
         """Return what to time, once for each clock."""
 
-    def check(self, form: Form, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str, call: Call) -> None:
+    def check(self, form: TimedForm, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str, call: Call) -> None:
         """Make the call on memory poisoned with NaN; raise `WrongResultError` if the result is wrong."""
 
-    def floor(self, form: Form, measure: str) -> tuple[str, str] | None:
+    def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
         """Return form and measure that this one is divided by."""
 
     def start(self) -> None:

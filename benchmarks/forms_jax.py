@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.form import Form, WrongResultError, shape_of
+from benchmarks.form import TimedForm, WrongResultError, shape_of
 from benchmarks.inputs import base_block
 from benchmarks.settings import COEFF
 from benchmarks.timing import BlockingClock, Call, QueueClock
@@ -75,11 +75,11 @@ def _one(coeff: Any) -> float:
     return 1.0
 
 
-def _in_both_modes(name: str, kind: str, make: Callable[[Any], Made], **options: Any) -> tuple[Form, Form]:
+def _in_both_modes(name: str, kind: str, make: Callable[[Any], Made], **options: Any) -> tuple[TimedForm, TimedForm]:
     headline = options.pop("headline", False)
     return (
-        Form(f"{name}, jit", kind, make, "jit", headline=headline, **options),
-        Form(f"{name}, eager", kind, make, "eager", **options),
+        TimedForm(f"{name}, jit", kind, make, "jit", headline=headline, **options),
+        TimedForm(f"{name}, eager", kind, make, "eager", **options),
     )
 
 
@@ -88,8 +88,8 @@ _DIRECT = {"measures": ("backward",), "direct": True, "headline": True}
 FORMS = (
     *_in_both_modes("custom_vjp", "ours", _called(gradient_reversal), headline=True),
     *_in_both_modes("custom_jvp", "ours", _called(gradient_reversal_jvp)),
-    Form("nnx GRL, jit", "ours", _nnx, "jit"),
-    Form("nnx GRL, eager", "ours", _nnx_eager),
+    TimedForm("nnx GRL, jit", "ours", _nnx, "jit"),
+    TimedForm("nnx GRL, eager", "ours", _nnx_eager),
     *_in_both_modes("Linen GRL", "ours", _linen),
     *_in_both_modes("optax.scale_gradient", "peer", _optax, headline=True),
     *_in_both_modes("identity", "floor", _identity, **_IDENTITY),
@@ -125,7 +125,7 @@ class JaxBackend:
         jax.config.update("jax_default_device", self.device)
 
     @property
-    def forms(self) -> Sequence[Form]:
+    def forms(self) -> Sequence[TimedForm]:
         """Ours, the peer and the floors."""
         return FORMS
 
@@ -149,12 +149,12 @@ class JaxBackend:
         array = np.float32(COEFF) if kind == "tensor" else np.linspace(0.5, 1.5, rows, dtype=np.float32)
         return jax.device_put(jnp.asarray(array), self.device)
 
-    def calls(self, form: Form, inputs: Inputs, coeff: Any, measure: str) -> list[Call]:
+    def calls(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str) -> list[Call]:
         """Return the call with the one clock that JAX has on this device."""
         function, arguments = self._call(form, inputs, coeff, measure)
         return [Call(function, arguments, QueueClock() if self.on_gpu else BlockingClock())]
 
-    def _call(self, form: Form, inputs: Inputs, coeff: Any, measure: str) -> tuple[Any, list[tuple[Any, ...]]]:
+    def _call(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str) -> tuple[Any, list[tuple[Any, ...]]]:
         jit = jax.jit if form.mode == "jit" else lambda function: function
         if form.direct:
             function, further = form.make(_column(coeff))
@@ -176,7 +176,7 @@ class JaxBackend:
         run = jit(forward)
         return jit(_pull_back), [(run(x, *further)[1], g) for x, g in inputs]
 
-    def check(self, form: Form, inputs: Inputs, coeff: Any, measure: str, call: Call) -> None:
+    def check(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str, call: Call) -> None:
         """Make every call of the ring on poisoned memory and compare its result with the input, or with −λ·g."""
         factor = form.factor(_column(coeff))
         for (x, g), arguments in zip(inputs, call.arguments, strict=True):
@@ -191,7 +191,7 @@ class JaxBackend:
             if measure != "forward" and (wrong := float(_wrong(result, g, factor))):
                 raise WrongResultError(f"{measure}: {wrong:.1%} of the gradient is wrong")
 
-    def floor(self, form: Form, measure: str) -> tuple[str, str] | None:
+    def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
         """The identity under a forward pass, one multiply under anything with a gradient, in the same mode."""
         name = form.name.split(", ")[0]
         if name in ("multiply", "copy") or (name == "identity" and measure == "forward"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from benchmarks.form import Form, WrongResultError, shape_of
+from benchmarks.form import TimedForm, WrongResultError, shape_of
 from benchmarks.inputs import base_block
 from benchmarks.settings import COEFF
 from benchmarks.timing import Call, CudaClock, HostClock
@@ -101,24 +101,24 @@ def _one(coeff: Any) -> float:
 
 
 FORMS = (
-    Form("gradient_reversal", "ours", lambda c: (gradient_reversal, (c,)), headline=True),
-    Form("GradientReverseFunction", "ours", lambda c: (GradientReverseFunction.apply, (c,))),
-    Form("GRL", "ours", lambda c: (GRL(c), ()), headline=True),
-    Form(
+    TimedForm("gradient_reversal", "ours", lambda c: (gradient_reversal, (c,)), headline=True),
+    TimedForm("GradientReverseFunction", "ours", lambda c: (GradientReverseFunction.apply, (c,))),
+    TimedForm("GRL", "ours", lambda c: (GRL(c), ()), headline=True),
+    TimedForm(
         "gradient_reversal, compiled", "ours", lambda c: _compiled(lambda x, k: gradient_reversal(x, k), c), "compiled"
     ),
-    Form("gradient_reversal, CUDA graph", "ours", lambda c: (gradient_reversal, (c,)), "cuda graph", ("both",)),
-    Form("article Function", "peer", _article_function, headline=True),
-    Form("article Module", "peer", lambda c: (_PEERS["article's Module"].make(c), ())),
-    Form("input * 1.0", "peer", lambda c: (_Copying.apply, (c,))),
-    Form("pytorch-revgrad", "peer", _revgrad),
-    Form("torch-gradient-reversal", "peer", _torch_gradient_reversal),
-    Form("identity", "floor", lambda c: (lambda x: x.view_as(x), ()), factor=_one, headline=True),
-    Form("identity, compiled", "floor", lambda c: _compiled(lambda x: x.view_as(x)), "compiled", factor=_one),
-    Form("bare apply", "floor", _bare_apply, headline=True),
-    Form("bare nn.Module", "floor", lambda c: (BareModule(), ()), measures=("forward",), factor=_one),
-    Form("bare apply in an nn.Module", "floor", _bare_module, measures=("forward",)),
-    Form(
+    TimedForm("gradient_reversal, CUDA graph", "ours", lambda c: (gradient_reversal, (c,)), "cuda graph", ("both",)),
+    TimedForm("article Function", "peer", _article_function, headline=True),
+    TimedForm("article Module", "peer", lambda c: (_PEERS["article's Module"].make(c), ())),
+    TimedForm("input * 1.0", "peer", lambda c: (_Copying.apply, (c,))),
+    TimedForm("pytorch-revgrad", "peer", _revgrad),
+    TimedForm("torch-gradient-reversal", "peer", _torch_gradient_reversal),
+    TimedForm("identity", "floor", lambda c: (lambda x: x.view_as(x), ()), factor=_one, headline=True),
+    TimedForm("identity, compiled", "floor", lambda c: _compiled(lambda x: x.view_as(x)), "compiled", factor=_one),
+    TimedForm("bare apply", "floor", _bare_apply, headline=True),
+    TimedForm("bare nn.Module", "floor", lambda c: (BareModule(), ()), measures=("forward",), factor=_one),
+    TimedForm("bare apply in an nn.Module", "floor", _bare_module, measures=("forward",)),
+    TimedForm(
         "multiply",
         "floor",
         lambda c: (operator.mul, (-c,)),
@@ -126,7 +126,7 @@ FORMS = (
         direct=True,
         headline=True,
     ),
-    Form(
+    TimedForm(
         "copy",
         "floor",
         lambda c: (torch.Tensor.copy_, ()),
@@ -159,7 +159,7 @@ class TorchBackend:
             raise RuntimeError("PyTorch finds no GPU")
 
     @property
-    def forms(self) -> Sequence[Form]:
+    def forms(self) -> Sequence[TimedForm]:
         """Ours, peers and floors."""
         return [form for form in FORMS if self.on_gpu or form.mode != "cuda graph"]
 
@@ -186,7 +186,7 @@ class TorchBackend:
             return torch.tensor(COEFF, device=self.device)
         return torch.linspace(0.5, 1.5, rows, device=self.device)
 
-    def calls(self, form: Form, inputs: Inputs, coeff: Any, measure: str) -> list[Call]:
+    def calls(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str) -> list[Call]:
         """Return the call, on a GPU by both clocks where anything runs on the device."""
         function, arguments = self._call(form, inputs, coeff, measure)
         if not self.on_gpu:
@@ -194,7 +194,7 @@ class TorchBackend:
         clocks = [CudaClock(queued=False)] + ([CudaClock(queued=True)] if measure != "forward" else [])
         return [Call(function, arguments, clock) for clock in clocks]
 
-    def _call(self, form: Form, inputs: Inputs, coeff: Any, measure: str) -> tuple[Any, list[tuple[Any, ...]]]:
+    def _call(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str) -> tuple[Any, list[tuple[Any, ...]]]:
         if form.direct:
             shaped = coeff[:, None] if isinstance(coeff, Tensor) and coeff.ndim else coeff
             function, further = form.make(shaped)
@@ -213,7 +213,7 @@ class TorchBackend:
             return torch.autograd.grad, [(function(x, *further), x, g, True) for x, g in inputs]
         return forward_backward, [(function, further, x, g) for x, g in inputs]
 
-    def check(self, form: Form, inputs: Inputs, coeff: Any, measure: str, call: Call) -> None:
+    def check(self, form: TimedForm, inputs: Inputs, coeff: Any, measure: str, call: Call) -> None:
         """Make every call of the ring on poisoned memory and compare its result with the input, or with −λ·g."""
         factor = form.factor(coeff[:, None] if isinstance(coeff, Tensor) and coeff.ndim else coeff)
         for (x, g), arguments in zip(inputs, call.arguments, strict=True):
@@ -227,7 +227,7 @@ class TorchBackend:
                 raise WrongResultError(f"{measure}: {result.dtype} of shape {tuple(result.shape)}")
             _compare(result.detach(), x.detach() if measure == "forward" else g, factor, measure)
 
-    def floor(self, form: Form, measure: str) -> tuple[str, str] | None:
+    def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
         """The identity under a forward pass, one multiply under anything with a gradient."""
         if form.name in ("multiply", "copy") or (form.name == "identity" and measure == "forward"):
             return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.form import Backend, Form
+from benchmarks.form import Backend, TimedForm
 from benchmarks.op import measure
 from benchmarks.record import Row
 from benchmarks.settings import Group, Settings, Tell
@@ -27,5 +27,5 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     return rows
 
 
-def _pair(backend: Backend) -> list[Form]:
+def _pair(backend: Backend) -> list[TimedForm]:
     return [form for form in backend.forms if form.name in _PAIRS[backend.name]]

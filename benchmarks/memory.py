@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.form import Backend, Form
+from benchmarks.form import Backend, TimedForm
 from benchmarks.record import Row, explain
 from benchmarks.settings import COEFF, Settings, Tell
 
@@ -39,7 +39,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     return rows
 
 
-def count(backend: Any, form: Form, size: int) -> dict[str, int]:
+def count(backend: Any, form: TimedForm, size: int) -> dict[str, int]:
     """Return the bytes "retained" between forward and backward and, where it can be told, those at the "peak".
 
     Args:
@@ -50,7 +50,7 @@ def count(backend: Any, form: Form, size: int) -> dict[str, int]:
     return (_count_in_torch if backend.name == "torch" else _count_in_jax)(backend, form, size)
 
 
-def _count_in_torch(backend: Any, form: Form, size: int) -> dict[str, int]:
+def _count_in_torch(backend: Any, form: TimedForm, size: int) -> dict[str, int]:
     import torch
 
     function, further = form.make(COEFF)
@@ -149,7 +149,7 @@ def _ledger() -> Any:
     return Ledger()
 
 
-def _count_in_jax(backend: Any, form: Form, size: int) -> dict[str, int]:
+def _count_in_jax(backend: Any, form: TimedForm, size: int) -> dict[str, int]:
     import jax
 
     function, further = form.make(COEFF)

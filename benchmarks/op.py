@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.form import Backend, Form, shape_of
+from benchmarks.form import Backend, TimedForm, shape_of
 from benchmarks.inputs import ring_length
 from benchmarks.record import Row, explain
 from benchmarks.settings import Group, Settings, Tell
@@ -15,7 +15,7 @@ from benchmarks.timing import Call, interleave
 
 __all__ = ["measure", "run"]
 
-Chooser = Callable[[Backend], Iterable[Form]]
+Chooser = Callable[[Backend], Iterable[TimedForm]]
 
 
 def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
@@ -25,7 +25,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     for index, group in enumerate(groups):
         tell(index, len(groups), f"{group.dtype}, 2^{group.size.bit_length() - 1} bytes, λ: {group.coeff}")
 
-        def chosen(backend: Backend, few: bool = group.few) -> list[Form]:
+        def chosen(backend: Backend, few: bool = group.few) -> list[TimedForm]:
             return [form for form in backend.forms if form.headline or not few]
 
         rows += measure("op", found, group, settings, chosen)
@@ -103,7 +103,7 @@ def _prepare(
     benchmark: str,
     backend: Backend,
     group: Group,
-    form: Form,
+    form: TimedForm,
     measure: str,
     inputs: Any,
     coeff: Any,

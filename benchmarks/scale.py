@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.form import Backend, Form
+from benchmarks.form import Backend, TimedForm
 from benchmarks.op import measure
 from benchmarks.record import Row, find
 from benchmarks.settings import Group, Settings, Tell
@@ -29,7 +29,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     counts = settings.scale_layers
     tell(len(powers), len(powers) + 1, f"up to {counts[-1]} layers")
 
-    def models(backend: Backend) -> list[Form]:
+    def models(backend: Backend) -> list[TimedForm]:
         return [form for count in counts for form in _models(backend.name, count)]
 
     of_models = measure("scale", found, Group(_SMALL), settings, models, measures=("both",))
@@ -38,19 +38,19 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     return rows + of_models
 
 
-def _single(backend: Backend) -> list[Form]:
+def _single(backend: Backend) -> list[TimedForm]:
     forms = {form.name: form for form in backend.forms}
     layer, floor = _SINGLE[backend.name]
     return [forms[layer], replace(forms[floor], measures=("both",))]
 
 
-def _models(framework: str, count: int) -> tuple[Form, Form]:
+def _models(framework: str, count: int) -> tuple[TimedForm, TimedForm]:
     """A model of so many layers, and one of identities; with λ = 1 the gradient keeps its size."""
     mode = "eager" if framework == "torch" else "jit"
     chain = _chain(framework, count), _chain(framework, count, identity=True)
     return (
-        Form(f"{count} layers", "ours", chain[0], mode, ("both",), _sign(count)),
-        Form(f"{count} identities", "floor", chain[1], mode, ("both",), _sign(0)),
+        TimedForm(f"{count} layers", "ours", chain[0], mode, ("both",), _sign(count)),
+        TimedForm(f"{count} identities", "floor", chain[1], mode, ("both",), _sign(0)),
     )
 
 

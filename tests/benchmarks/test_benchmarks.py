@@ -66,14 +66,14 @@ def test_what_is_compared_is_timed_one_right_after_the_other() -> None:
 @needs_torch
 @pytest.mark.parametrize("broken", ["forward", "backward"])
 def test_a_form_with_a_wrong_result_is_caught(broken: str) -> None:
-    from benchmarks.form import Form, WrongResultError
+    from benchmarks.form import TimedForm, WrongResultError
     from benchmarks.forms_torch import TorchBackend
     from grl.torch_impl import gradient_reversal
 
     backend = TorchBackend("cpu")
     inputs = backend.inputs(256, "float32", 2)
     layers = {"forward": lambda x, c: gradient_reversal(x, c) + 1e-3, "backward": lambda x, c: gradient_reversal(x, -c)}
-    form = Form("broken", "ours", lambda c: (layers[broken], (c,)))
+    form = TimedForm("broken", "ours", lambda c: (layers[broken], (c,)))
     for measure in ("forward", "backward"):
         (call,) = backend.calls(form, inputs, 0.7, measure)
         if measure == broken:
@@ -143,14 +143,14 @@ def test_the_command_times_whole_steps(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_bytes_are_counted(framework: str, form: str, retained: float, peak: float) -> None:
     pytest.importorskip(framework)
-    from benchmarks.form import Form
+    from benchmarks.form import TimedForm
     from benchmarks.forms import backends
     from benchmarks.memory import count
 
     (backend,) = (found for found in backends("cpu")[0] if found.name == framework)
     forms = {each.name: each for each in backend.forms}
     sine = pytest.importorskip("torch" if framework == "torch" else "jax.numpy").sin
-    forms["keeps x"] = Form("sine", "peer", lambda coeff: (sine, ()), "eager" if framework == "torch" else "jit")
+    forms["keeps x"] = TimedForm("sine", "peer", lambda coeff: (sine, ()), "eager" if framework == "torch" else "jit")
     counted = count(backend, forms[form], 2**16)
     assert counted["retained"] == retained * 2**16
     assert counted["peak"] == peak * 2**16

@@ -10,7 +10,7 @@ import pytest
 from grl.coefficient import ACCEPTED, aligned_shape, finite_number
 from tests.support import oracle
 from tests.support.installed import HAS_JAX, HAS_TORCH, needs_jax
-from tests.support.layer_forms import FORMS, LAYERS, Form, Layer
+from tests.support.layer_forms import FORMS, LAYERS, Layer, LayerForm
 
 if HAS_TORCH:
     import torch
@@ -70,18 +70,18 @@ RIGHT_SHAPES = [
 ]
 
 
-def _x(form: Form | Layer, shape: tuple[int, ...]) -> Any:
+def _x(form: LayerForm | Layer, shape: tuple[int, ...]) -> Any:
     return form.backend.array(np.ones(shape, dtype=np.float32).view(np.uint32), "float32")
 
 
-def _array(form: Form | Layer, value: Any) -> Any:
+def _array(form: LayerForm | Layer, value: Any) -> Any:
     """A NumPy array as an array of the backend, in the dtype that it has there."""
     return form.backend.coefficient(value)
 
 
 @pytest.mark.parametrize("kind", TYPE_ERRORS)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_wrong_type_is_a_type_error_with_the_same_sentence(form: Form, kind: str) -> None:
+def test_wrong_type_is_a_type_error_with_the_same_sentence(form: LayerForm, kind: str) -> None:
     coeff, sentence = TYPE_ERRORS[kind]
     with pytest.raises(TypeError) as caught:
         form.reverse(_x(form, (2,)), _array(form, coeff))
@@ -91,14 +91,14 @@ def test_wrong_type_is_a_type_error_with_the_same_sentence(form: Form, kind: str
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if "call" not in f.name], ids=str)
-def test_none_is_a_type_error(form: Form) -> None:  # in a layer's call it stands for the layer's own λ
+def test_none_is_a_type_error(form: LayerForm) -> None:  # in a layer's call it stands for the layer's own λ
     with pytest.raises(TypeError, match="coeff: got None of type NoneType; expected a finite real number"):
         form.reverse(_x(form, (2,)), None)
 
 
 @pytest.mark.parametrize("kind", NOT_FINITE)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_number_that_is_not_finite_is_a_value_error(form: Form, kind: str) -> None:
+def test_number_that_is_not_finite_is_a_value_error(form: LayerForm, kind: str) -> None:
     coeff, shown = NOT_FINITE[kind]
     with pytest.raises(ValueError, match="is not finite") as caught:
         form.reverse(_x(form, (2,)), coeff)
@@ -108,7 +108,7 @@ def test_number_that_is_not_finite_is_a_value_error(form: Form, kind: str) -> No
 @pytest.mark.parametrize(("coeff_shape", "x_shape"), WRONG_SHAPES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_wrong_shape_is_a_value_error_naming_both(
-    form: Form, coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]
+    form: LayerForm, coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]
 ) -> None:
     expected = f"coeff: got shape {coeff_shape} for x of shape {x_shape}; expected {ACCEPTED}."
     expected += " Nothing is broadcast silently."
@@ -120,7 +120,7 @@ def test_wrong_shape_is_a_value_error_naming_both(
 
 @pytest.mark.parametrize(("coeff_shape", "x_shape", "aligned"), RIGHT_SHAPES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_right_shape_scales_what_it_says(form: Form, coeff_shape: Any, x_shape: Any, aligned: Any) -> None:
+def test_right_shape_scales_what_it_says(form: LayerForm, coeff_shape: Any, x_shape: Any, aligned: Any) -> None:
     coeff = np.arange(1, 1 + np.prod(coeff_shape), dtype=np.float32).reshape(coeff_shape)
     g = np.ones(x_shape, dtype=np.float32).view(np.uint32)
     _, gradient = form.gradient(g, g, "float32", coeff)
@@ -130,7 +130,7 @@ def test_right_shape_scales_what_it_says(form: Form, coeff_shape: Any, x_shape: 
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_refused_although_nothing_differentiates(form: Form) -> None:
+def test_refused_although_nothing_differentiates(form: LayerForm) -> None:
     x = _x(form, (2,))
     if form.backend.BACKEND == "torch":
         with torch.no_grad(), pytest.raises(ValueError, match="not finite"):
@@ -147,7 +147,7 @@ def test_refused_although_nothing_differentiates(form: Form) -> None:
     ids=lambda c: type(c).__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_every_real_number_is_taken_at_its_value(form: Form, coeff: Any) -> None:
+def test_every_real_number_is_taken_at_its_value(form: LayerForm, coeff: Any) -> None:
     g = np.float32([1.0, 0.0, -2.0]).view(np.uint32)
     _, gradient = form.gradient(g, g, "float32", coeff)
     assert oracle.same_bits(gradient, form.expected(g, "float32", float(coeff)), "float32").all()
@@ -156,7 +156,7 @@ def test_every_real_number_is_taken_at_its_value(form: Form, coeff: Any) -> None
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int32", "uint8"])
 @pytest.mark.parametrize("as_numpy", [True, False], ids=["numpy", "native"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_0d_array_of_any_real_dtype(form: Form, as_numpy: bool, dtype: str) -> None:
+def test_0d_array_of_any_real_dtype(form: LayerForm, as_numpy: bool, dtype: str) -> None:
     g = np.float32([1.0, 0.0, -2.0]).view(np.uint32)
     coeff = np.array(3, dtype=dtype)
     reverse = (lambda x, _: form.reverse(x, coeff)) if as_numpy else form.reverse
@@ -166,7 +166,7 @@ def test_0d_array_of_any_real_dtype(form: Form, as_numpy: bool, dtype: str) -> N
 
 @pytest.mark.parametrize("x_dtype", oracle.REAL)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_gradient_has_the_dtype_of_x_whatever_that_of_the_coefficient(form: Form, x_dtype: str) -> None:
+def test_gradient_has_the_dtype_of_x_whatever_that_of_the_coefficient(form: LayerForm, x_dtype: str) -> None:
     bits = np.zeros(2, dtype=oracle.UNSIGNED[x_dtype])
     for coeff_dtype in ("float16", "float32", "float64", "int32"):
         for shape in ((), (2,)):
@@ -174,7 +174,7 @@ def test_gradient_has_the_dtype_of_x_whatever_that_of_the_coefficient(form: Form
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_value_of_an_array_is_not_looked_at(form: Form) -> None:
+def test_value_of_an_array_is_not_looked_at(form: LayerForm) -> None:
     # An array may live on a device: to check its value would synchronise. The gradient shows what it holds.
     g = np.float32([1.0]).view(np.uint32)
     _, gradient = form.gradient(g, g, "float32", np.array(np.nan, dtype=np.float32))
@@ -192,7 +192,7 @@ LARGE = {
 }
 
 
-def gradient_of_ones(form: Form, shape: tuple[int, ...], coeff: Any) -> list[Any]:
+def gradient_of_ones(form: LayerForm, shape: tuple[int, ...], coeff: Any) -> list[Any]:
     """The gradient of the sum of a float32 x, with λ as the user hands it over."""
     if form.backend.BACKEND == "torch":
         x = torch.ones(shape, requires_grad=True)
@@ -203,7 +203,7 @@ def gradient_of_ones(form: Form, shape: tuple[int, ...], coeff: Any) -> list[Any
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_numpy_array_of_any_real_dtype_and_layout_is_taken_at_its_value(form: Form, kind: str) -> None:
+def test_numpy_array_of_any_real_dtype_and_layout_is_taken_at_its_value(form: LayerForm, kind: str) -> None:
     """JAX by itself would make integers of 32 bits of those of 64, and −λ another sign or zero."""
     coeff = LARGE[kind]
     expected = -np.broadcast_to(coeff.astype(np.float64).reshape(2, -1), (2, 3))
@@ -211,13 +211,13 @@ def test_numpy_array_of_any_real_dtype_and_layout_is_taken_at_its_value(form: Fo
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_numpy_array_that_float32_cannot_hold_is_infinite_there(form: Form) -> None:
+def test_numpy_array_that_float32_cannot_hold_is_infinite_there(form: LayerForm) -> None:
     assert gradient_of_ones(form, (1,), np.array([1e300])) == [-np.inf]
 
 
 @pytest.mark.skipif(not (HAS_TORCH and HAS_JAX), reason="needs both frameworks")
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_array_of_the_other_framework_is_refused(form: Form) -> None:
+def test_array_of_the_other_framework_is_refused(form: LayerForm) -> None:
 
     coeff = jnp.float32(0.5) if form.backend.BACKEND == "torch" else torch.tensor(0.5)
     with pytest.raises(TypeError, match=r"^coeff: got "):
@@ -225,7 +225,7 @@ def test_array_of_the_other_framework_is_refused(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.name != "Function"], ids=str)
-def test_per_sample_coefficient_goes_to_every_leaf(form: Form) -> None:
+def test_per_sample_coefficient_goes_to_every_leaf(form: LayerForm) -> None:
     coeff = np.float32([1.0, 2.0])
     x = {"a": _x(form, (2, 3)), "b": _x(form, (2, 1, 2))}
     form.reverse(x, coeff)
@@ -255,7 +255,7 @@ def test_layer_refuses_when_it_is_set_and_keeps_its_value(layer: Layer) -> None:
 
 @needs_jax
 @pytest.mark.parametrize("form", [f for f in FORMS if f.backend.BACKEND == "jax"], ids=str)
-def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: Form) -> None:
+def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: LayerForm) -> None:
 
     reverse = jax.jit(lambda x, coeff: form.reverse(x, coeff))
     with pytest.raises(ValueError, match="Nothing is broadcast silently"):

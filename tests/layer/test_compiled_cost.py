@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.installed import HAS_JAX, HAS_TORCH
-from tests.support.layer_forms import FORMS, Form
+from tests.support.layer_forms import FORMS, LayerForm
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -26,20 +26,20 @@ if HAS_JAX:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jitted_forward_has_no_arithmetic(form: Form, dtype: str) -> None:
+def test_jitted_forward_has_no_arithmetic(form: LayerForm, dtype: str) -> None:
     x = jnp.ones(SIZE, dtype)
     assert instructions(lambda x: form.reverse(x, 0.5), x) == []
     assert instructions(lambda x, coeff: form.reverse(x, coeff), x, 0.5) == []
     assert instructions(lambda x: form.reverse(x, 0.5) * x, x).count("multiply") == 1  # they are seen
 
 
-def _pull_back(form: Form) -> Any:
+def _pull_back(form: LayerForm) -> Any:
     return lambda x, g, coeff: jax.vjp(lambda x: form.reverse(x, coeff), x)[1](g)[0]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jitted_backward_is_one_multiply(form: Form, dtype: str) -> None:
+def test_jitted_backward_is_one_multiply(form: LayerForm, dtype: str) -> None:
     x = jnp.ones(SIZE, dtype)
     for coeff in (0.5, jnp.full(SIZE, 0.5, jnp.float32)):
         names = instructions(_pull_back(form), x, x, coeff)
@@ -50,7 +50,7 @@ def test_jitted_backward_is_one_multiply(form: Form, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jitted_backward_does_not_read_x(form: Form) -> None:
+def test_jitted_backward_does_not_read_x(form: LayerForm) -> None:
     def both(x: Any, g: Any) -> Any:
         return jax.vjp(lambda x: form.reverse(x, 0.5), x)[1](g)[0]
 
@@ -61,7 +61,7 @@ def test_jitted_backward_does_not_read_x(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_layer_adds_one_multiply_to_a_model(form: Form) -> None:
+def test_layer_adds_one_multiply_to_a_model(form: LayerForm) -> None:
     def of_model(reverse: Any) -> list[str]:
         def loss(x: Any, weights: Any) -> Any:
             return jnp.tanh(reverse(jnp.tanh(x * weights))).sum()
@@ -74,7 +74,7 @@ def test_layer_adds_one_multiply_to_a_model(form: Form) -> None:
     assert not any(added.values()), added
 
 
-def _graphs(form: Form, coeff: Any, dtype: Any) -> dict[str, list[str]]:
+def _graphs(form: LayerForm, coeff: Any, dtype: Any) -> dict[str, list[str]]:
     """The operators of the forward and of the backward graph that AOTAutograd hands to a compiler."""
     operators: dict[str, list[str]] = {}
 
@@ -101,7 +101,7 @@ def _graphs(form: Form, coeff: Any, dtype: Any) -> dict[str, list[str]]:
 @pytest.mark.parametrize("kind", ["number", "tensor"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_compiled_graphs(form: Form, dtype: str, kind: str) -> None:
+def test_torch_compiled_graphs(form: LayerForm, dtype: str, kind: str) -> None:
     coeff = 0.5 if kind == "number" else torch.tensor(0.5)
     operators = _graphs(form, coeff, getattr(torch, dtype))
     views = {"aten.view.default", "aten.alias.default", "aten.view_as.default", "aten.detach.default"}

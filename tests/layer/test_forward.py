@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from grl.parity import strategies
 from tests.support import oracle
 from tests.support.installed import HAS_FLAX, HAS_JAX, HAS_TORCH, needs_flax, needs_jax, needs_torch
-from tests.support.layer_forms import FORMS, Form
+from tests.support.layer_forms import FORMS, LayerForm
 from tests.support.several_processes import ROOT
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
@@ -47,7 +47,7 @@ Pair = namedtuple("Pair", "first second")
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(data=st.data())
-def test_value_is_bit_identical(form: Form, data: st.DataObject) -> None:
+def test_value_is_bit_identical(form: LayerForm, data: st.DataObject) -> None:
     dtype = data.draw(strategies.dtypes((*oracle.REAL, *oracle.COMPLEX)), "dtype")
     shape = data.draw(strategies.shapes(), "shape")
     bits = data.draw(strategies.arrays(dtype, shape), "x")
@@ -66,7 +66,7 @@ def test_value_is_bit_identical(form: Form, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_default_coefficient_is_one(form: Form) -> None:
+def test_default_coefficient_is_one(form: LayerForm) -> None:
     defaults: dict[str, Callable[..., Any]] = {
         "Function": lambda x: form.reverse(x),
         "GRL call": lambda x: form.reverse(x, None),
@@ -82,7 +82,7 @@ def test_default_coefficient_is_one(form: Form) -> None:
     assert gradient.view(np.float32).tolist() == [-1.0, 2.0]
 
 
-def _layer(form: Form) -> Any:
+def _layer(form: LayerForm) -> Any:
     return form.backend.LAYERS[form.name]
 
 
@@ -109,7 +109,7 @@ def _layouts() -> dict[str, Any]:
 @pytest.mark.parametrize("requires_grad", [True, False])
 @pytest.mark.parametrize("layout", _layouts())
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_returns_a_view_of_the_same_storage(form: Form, layout: str, requires_grad: bool) -> None:
+def test_torch_returns_a_view_of_the_same_storage(form: LayerForm, layout: str, requires_grad: bool) -> None:
     x = _layouts()[layout].detach().requires_grad_(requires_grad)
     y = form.reverse(x, 0.5)
     assert y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
@@ -122,7 +122,7 @@ def test_torch_returns_a_view_of_the_same_storage(form: Form, layout: str, requi
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_gradient_of_any_layout(form: Form) -> None:
+def test_torch_gradient_of_any_layout(form: LayerForm) -> None:
     for name, layout in _layouts().items():
         x = layout.detach().requires_grad_()
         weights = torch.arange(x.numel(), dtype=torch.float32).reshape(x.shape)
@@ -153,7 +153,7 @@ def test_torch_exported_program_refuses_tangents_that_it_would_not_reverse() -> 
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_gradient_of_8_bits_is_rounded_once(form: Form) -> None:
+def test_torch_gradient_of_8_bits_is_rounded_once(form: LayerForm) -> None:
     values = torch.tensor([0.5, 1.0, 3.5, -6.0])
     x = values.to(torch.float8_e4m3fn).requires_grad_()
     for coeff in (0.3, np.array(0.3)):
@@ -162,7 +162,7 @@ def test_torch_gradient_of_8_bits_is_rounded_once(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_keeps_a_tensor_subclass(form: Form) -> None:
+def test_torch_keeps_a_tensor_subclass(form: LayerForm) -> None:
     x = torch.ones(3, requires_grad=True)
     y = form.reverse(x.as_subclass(Tagged), 0.5)
     assert type(y) is Tagged
@@ -171,7 +171,7 @@ def test_torch_keeps_a_tensor_subclass(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_takes_a_parameter(form: Form) -> None:
+def test_torch_takes_a_parameter(form: LayerForm) -> None:
     x = torch.nn.Parameter(torch.ones(3))
     y = form.reverse(x, 0.5)
     assert type(y) is torch.Tensor
@@ -181,7 +181,7 @@ def test_torch_takes_a_parameter(form: Form) -> None:
 
 @pytest.mark.parametrize("coeff", [0.5, np.array(0.5), np.array([0.5, 1.0]), np.ones((2, 3))], ids=np.shape)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_meta_tensors_work_and_the_coefficient_follows_x_to_its_device(form: Form, coeff: Any) -> None:
+def test_torch_meta_tensors_work_and_the_coefficient_follows_x_to_its_device(form: LayerForm, coeff: Any) -> None:
     x = torch.empty(2, 3, device="meta", dtype=torch.bfloat16, requires_grad=True)
     y = form.reverse(x, coeff)
     (gradient,) = torch.autograd.grad(y, x, torch.empty_like(y))
@@ -190,7 +190,7 @@ def test_torch_meta_tensors_work_and_the_coefficient_follows_x_to_its_device(for
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_value_is_no_leaf_and_x_keeps_its_flags(form: Form) -> None:
+def test_torch_value_is_no_leaf_and_x_keeps_its_flags(form: LayerForm) -> None:
     x = torch.ones(3, requires_grad=True)
     y = form.reverse(x, 0.5)
     assert x.is_leaf
@@ -198,7 +198,7 @@ def test_torch_value_is_no_leaf_and_x_keeps_its_flags(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_no_grad_cuts_the_graph(form: Form) -> None:
+def test_torch_no_grad_cuts_the_graph(form: LayerForm) -> None:
     x = torch.ones(3, requires_grad=True)
     with torch.no_grad():
         y = form.reverse(x, 0.5)
@@ -210,13 +210,13 @@ def test_torch_no_grad_cuts_the_graph(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_returns_a_concrete_array_itself(form: Form) -> None:
+def test_jax_returns_a_concrete_array_itself(form: LayerForm) -> None:
     x = jnp.ones((2, 3))
     assert form.reverse(x, 0.5) is x
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_donated_input_is_returned_without_a_copy(form: Form) -> None:
+def test_jax_donated_input_is_returned_without_a_copy(form: LayerForm) -> None:
     x = jnp.arange(1024.0)
     pointer = x.unsafe_buffer_pointer()
     y = jax.jit(lambda x: form.reverse(x, 0.5), donate_argnums=0)(x)
@@ -263,7 +263,7 @@ def test_jax_keeps_the_sharding_and_adds_no_collective() -> None:
 # Any pytree
 
 
-def _leaf(form: Form, values: Any) -> Any:
+def _leaf(form: LayerForm, values: Any) -> Any:
     bits = np.float32(values).view(np.uint32)
     return form.backend.array(bits, "float32")
 
@@ -283,7 +283,7 @@ def _containers(a: Any, b: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("container", _containers(None, None))
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
-def test_any_pytree_goes_through(form: Form, container: str) -> None:
+def test_any_pytree_goes_through(form: LayerForm, container: str) -> None:
     a, b = _leaf(form, [1.0, 2.0]), _leaf(form, [[3.0]])
     x = _containers(a, b)[container]
     if form.backend.BACKEND == "torch":
@@ -314,7 +314,7 @@ def test_any_pytree_goes_through(form: Form, container: str) -> None:
 
 
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
-def test_leaves_without_gradient_pass_untouched(form: Form) -> None:
+def test_leaves_without_gradient_pass_untouched(form: LayerForm) -> None:
     if form.backend.BACKEND == "torch":
         leaves = [torch.arange(3), torch.tensor([True, False]), torch.tensor(3, dtype=torch.uint8)]
         leaves += [torch.device("cpu"), torch.float32, torch.relu, torch.nn.Linear, torch.ops.aten.relu]
@@ -357,7 +357,7 @@ HIDING = {
 
 @pytest.mark.parametrize("make", HIDING.values(), ids=HIDING)
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
-def test_object_that_may_hide_a_gradient_is_refused(form: Form, make: Any) -> None:
+def test_object_that_may_hide_a_gradient_is_refused(form: LayerForm, make: Any) -> None:
     with pytest.raises(TypeError, match=r"^x: got a \S+; expected .* in tuples, lists and dicts \(pytrees\)\."):
         form.reverse(make(_leaf(form, [1.0])), 0.5)
 
@@ -376,7 +376,7 @@ def test_linen_module_is_no_function_but_holds_parameters() -> None:
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_leaves_without_gradient_pass_through_grad_and_jit(form: Form) -> None:
+def test_jax_leaves_without_gradient_pass_through_grad_and_jit(form: LayerForm) -> None:
     @jax.jit
     def gradient(x: Any, labels: Any, key: Any) -> Any:
         def loss(x: Any) -> Any:
@@ -391,7 +391,7 @@ def test_jax_leaves_without_gradient_pass_through_grad_and_jit(form: Form) -> No
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_integer_array_alone_passes_untouched(form: Form) -> None:
+def test_integer_array_alone_passes_untouched(form: LayerForm) -> None:
     if form.backend.BACKEND == "jax":
         x = jnp.arange(3)
         assert form.reverse(x, 0.5) is x
@@ -404,7 +404,7 @@ def test_integer_array_alone_passes_untouched(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", PYTREE_FORMS, ids=str)
-def test_array_of_another_library_is_refused(form: Form) -> None:
+def test_array_of_another_library_is_refused(form: LayerForm) -> None:
     if form.backend.BACKEND == "torch":
         other: Any = np.ones(3)
     elif HAS_TORCH:
@@ -418,7 +418,7 @@ def test_array_of_another_library_is_refused(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.name.split()[0] in ("GRL", "nnx", "linen")], ids=str)
-def test_reverse_false_passes_values_and_gradients_on(form: Form) -> None:
+def test_reverse_false_passes_values_and_gradients_on(form: LayerForm) -> None:
     layer = form.backend.LAYERS[form.name.split()[0]](0.5)
     call = (
         (lambda x: layer.apply({}, x, reverse=False)) if "linen" in form.name else (lambda x: layer(x, reverse=False))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.installed import HAS_JAX, HAS_TORCH, needs_torch
-from tests.support.layer_forms import FORMS, FORWARD_MODE_FORMS, Form
+from tests.support.layer_forms import FORMS, FORWARD_MODE_FORMS, LayerForm
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -48,7 +48,7 @@ def _jax_derivative(function: Callable[..., Any], order: int) -> Callable[..., A
 @pytest.mark.parametrize("coeff", COEFFS)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_reverse_over_reverse(form: Form, order: int, coeff: float) -> None:
+def test_reverse_over_reverse(form: LayerForm, order: int, coeff: float) -> None:
     expected = (-coeff) ** order * _derivative(order, X)
     if form.backend.BACKEND == "torch":
         result = _torch_reverse(lambda x: form.reverse(x, coeff), X, order)
@@ -60,7 +60,7 @@ def test_reverse_over_reverse(form: Form, order: int, coeff: float) -> None:
     assert np.allclose(result, expected, rtol=1e-14, atol=0)
 
 
-def _directional(form: Form, coeff: Any) -> dict[str, Callable[[], Any]]:
+def _directional(form: LayerForm, coeff: Any) -> dict[str, Callable[[], Any]]:
     """Second derivative along ones, for every way to mix the modes."""
     if form.backend.BACKEND == "torch":
         x = torch.tensor(X)
@@ -109,7 +109,7 @@ def _directional(form: Form, coeff: Any) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("coeff", [0.5, -2.0, 0.3])
 @pytest.mark.parametrize("kind", ["number", "array", "per element"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_second_derivative_is_coeff_squared_in_every_mix_of_modes(form: Form, kind: str, coeff: float) -> None:
+def test_second_derivative_is_coeff_squared_in_every_mix_of_modes(form: LayerForm, kind: str, coeff: float) -> None:
     expected = coeff**2 * _derivative(2, X)
     native: Any = {"number": coeff, "array": np.array(coeff), "per element": np.full(3, coeff)}[kind]
 
@@ -125,13 +125,13 @@ def test_second_derivative_is_coeff_squared_in_every_mix_of_modes(form: Form, ki
 
 
 @pytest.mark.parametrize("form", [f for f in JAX_FORMS if f not in FORWARD_MODE_FORMS], ids=str)
-def test_custom_vjp_refuses_forward_mode(form: Form) -> None:
+def test_custom_vjp_refuses_forward_mode(form: LayerForm) -> None:
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: form.reverse(x, 0.5), (jnp.ones(2),), (jnp.ones(2),))
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_taylor_mode_is_refused_since_it_knows_no_custom_rules(form: Form) -> None:
+def test_taylor_mode_is_refused_since_it_knows_no_custom_rules(form: LayerForm) -> None:
     from jax.experimental.jet import jet
 
     with pytest.raises(NotImplementedError, match=r"does not look at custom derivative rules .* jax#40747"):
@@ -140,7 +140,7 @@ def test_taylor_mode_is_refused_since_it_knows_no_custom_rules(form: Form) -> No
 
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func.linearize's own
 @pytest.mark.parametrize("form", FORWARD_MODE_FORMS, ids=str)
-def test_forward_mode_is_linear_in_every_transformation(form: Form) -> None:
+def test_forward_mode_is_linear_in_every_transformation(form: LayerForm) -> None:
     if form.backend.BACKEND == "torch":
         x, ones = torch.ones(3), torch.ones(3)
         jacobians = [
@@ -167,7 +167,7 @@ def test_forward_mode_is_linear_in_every_transformation(form: Form) -> None:
 
 @pytest.mark.parametrize("shape", [(), (3,), (1,)], ids=str)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_gives_the_coefficient_none(form: Form, shape: tuple[int, ...]) -> None:
+def test_torch_gives_the_coefficient_none(form: LayerForm, shape: tuple[int, ...]) -> None:
     coeff = torch.full(shape, 0.5, requires_grad=True)
     x = torch.ones(3, requires_grad=True)
     loss = _quartic(form.reverse(x, coeff))
@@ -182,7 +182,7 @@ def test_torch_gives_the_coefficient_none(form: Form, shape: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("shape", [(), (3,), (1,)], ids=str)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_func_gives_the_coefficient_zero(form: Form, shape: tuple[int, ...]) -> None:
+def test_torch_func_gives_the_coefficient_zero(form: LayerForm, shape: tuple[int, ...]) -> None:
     x, coeff = torch.ones(3), torch.full(shape, 0.5)
 
     def first(x: Any, coeff: Any) -> Any:
@@ -197,7 +197,7 @@ def test_torch_func_gives_the_coefficient_zero(form: Form, shape: tuple[int, ...
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_forward_mode_gives_the_coefficient_nothing(form: Form) -> None:
+def test_torch_forward_mode_gives_the_coefficient_nothing(form: LayerForm) -> None:
     x, coeff = torch.ones(3), torch.tensor(0.5)
     _, tangent = torch.func.jvp(form.reverse, (x, coeff), (torch.ones(3), torch.tensor(7.0)))
     assert torch.equal(tangent, torch.full((3,), -0.5))
@@ -207,7 +207,7 @@ def test_torch_forward_mode_gives_the_coefficient_nothing(form: Form) -> None:
 
 @pytest.mark.parametrize("shape", [(), (3,), (1,)], ids=str)
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_gives_the_coefficient_zero(form: Form, shape: tuple[int, ...]) -> None:
+def test_jax_gives_the_coefficient_zero(form: LayerForm, shape: tuple[int, ...]) -> None:
     x, coeff = jnp.ones(3), jnp.full(shape, 0.5)
 
     def first(x: Any, coeff: Any) -> Any:
@@ -220,20 +220,20 @@ def test_jax_gives_the_coefficient_zero(form: Form, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("form", [f for f in JAX_FORMS if f in FORWARD_MODE_FORMS], ids=str)
-def test_jax_forward_mode_gives_the_coefficient_nothing(form: Form) -> None:
+def test_jax_forward_mode_gives_the_coefficient_nothing(form: LayerForm) -> None:
     _, tangent = jax.jvp(form.reverse, (jnp.ones(3), jnp.float32(0.5)), (jnp.ones(3), jnp.float32(7.0)))
     assert np.array_equal(tangent, np.full(3, -0.5, dtype=np.float32))
 
 
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_integer_coefficient_has_no_gradient_and_raises_nothing(form: Form) -> None:
+def test_jax_integer_coefficient_has_no_gradient_and_raises_nothing(form: LayerForm) -> None:
     gradient = jax.jit(lambda x, coeff: jax.grad(lambda x: form.reverse(x, coeff).sum())(x))(jnp.ones(3), jnp.int32(2))
     assert np.array_equal(gradient, np.full(3, -2.0, dtype=np.float32))
 
 
 @needs_torch
 @pytest.mark.parametrize("form", [form for form in TORCH_FORMS if form.name != "Function"], ids=str)
-def test_torch_compiled_for_others_and_then_given_dual_numbers(form: Form) -> None:
+def test_torch_compiled_for_others_and_then_given_dual_numbers(form: LayerForm) -> None:
     """A graph would run on them operator by operator, and it holds none for the rule."""
     x = torch.tensor([0.3, -1.2])
     program = torch.compile(lambda x: form.reverse(x, 0.37), backend="aot_eager")
@@ -251,7 +251,7 @@ def test_torch_compiled_for_others_and_then_given_dual_numbers(form: Form) -> No
 
 @needs_torch
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_compiled_integers_are_a_ramp_too_and_nan_is_refused(form: Form) -> None:
+def test_torch_compiled_integers_are_a_ramp_too_and_nan_is_refused(form: LayerForm) -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     program = torch.compile(lambda x, coeff: form.reverse(x, coeff).sum(), backend=counter, fullgraph=True)
     for coeff in range(-3, 4):

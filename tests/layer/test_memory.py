@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.installed import HAS_JAX, HAS_TORCH
-from tests.support.layer_forms import FORMS, LAYERS, Form, Layer
+from tests.support.layer_forms import FORMS, LAYERS, Layer, LayerForm
 
 TORCH_FORMS = [form for form in FORMS if form.backend.BACKEND == "torch"]
 JAX_FORMS = [form for form in FORMS if form.backend.BACKEND == "jax"]
@@ -33,7 +33,7 @@ if HAS_JAX:
 
 @pytest.mark.parametrize("coeff", [0.5, np.float32(0.5), np.array(0.5), np.full(1, 0.5)], ids=repr)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_saves_nothing_of_the_size_of_x(form: Form, coeff: Any) -> None:
+def test_torch_saves_nothing_of_the_size_of_x(form: LayerForm, coeff: Any) -> None:
     saved: list[int] = []
     x = torch.ones(SIZE, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
@@ -43,7 +43,7 @@ def test_torch_saves_nothing_of_the_size_of_x(form: Form, coeff: Any) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_frees_x_while_the_graph_lives(form: Form) -> None:
+def test_torch_frees_x_while_the_graph_lives(form: LayerForm) -> None:
     leaf = torch.ones(SIZE, requires_grad=True)
     x = leaf + 1  # saves nothing itself
     alive = weakref.ref(x)
@@ -56,7 +56,7 @@ def test_torch_frees_x_while_the_graph_lives(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_allocates_nothing_forward_and_one_gradient_backward(form: Form) -> None:
+def test_torch_allocates_nothing_forward_and_one_gradient_backward(form: LayerForm) -> None:
     x = torch.ones(SIZE, requires_grad=True)
     g = torch.ones(SIZE)
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -70,7 +70,7 @@ def test_torch_allocates_nothing_forward_and_one_gradient_backward(form: Form) -
 
 @pytest.mark.parametrize("coeff", [0.5, np.array(0.5), np.full(1, 0.5)], ids=repr)
 @pytest.mark.parametrize("form", JAX_FORMS, ids=str)
-def test_jax_keeps_no_residual_of_the_size_of_x(form: Form, coeff: Any) -> None:
+def test_jax_keeps_no_residual_of_the_size_of_x(form: LayerForm, coeff: Any) -> None:
     coeff = form.backend.coefficient(coeff)
     _, pull = jax.vjp(lambda x: form.reverse(x, coeff), jnp.ones(SIZE))
     assert sum(np.size(leaf) for leaf in jax.tree.leaves(pull)) <= 2  # λ itself
@@ -92,7 +92,7 @@ def _unless_refused(compute: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_tensor_coefficient_changed_before_backward_never_gives_a_wrong_gradient(form: Form) -> None:
+def test_torch_tensor_coefficient_changed_before_backward_never_gives_a_wrong_gradient(form: LayerForm) -> None:
     for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3)), ((2, 1), (2, 3))):
         coeff = torch.full(shape, 0.5)
         x = torch.ones(x_shape, requires_grad=True)
@@ -112,7 +112,7 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_coefficient_in_memory_that_others_write_to_does_not_matter(form: Form) -> None:
+def test_torch_coefficient_in_memory_that_others_write_to_does_not_matter(form: LayerForm) -> None:
     """Nobody counts the versions of what NumPy shares, and `.data` is not counted either."""
     for array in (np.array(0.5), np.array([0.5, 0.5, 0.5])):
         x, coeff = torch.ones(3, requires_grad=True), torch.from_numpy(array)
@@ -124,7 +124,7 @@ def test_torch_coefficient_in_memory_that_others_write_to_does_not_matter(form: 
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_coefficient_changed_before_the_pullback_does_not_matter(form: Form) -> None:
+def test_torch_coefficient_changed_before_the_pullback_does_not_matter(form: LayerForm) -> None:
     for shape in ((), (3,)):
         coeff = torch.full(shape, 0.5)
         _, pull = torch.func.vjp(lambda x, coeff=coeff: form.reverse(x, coeff), torch.ones(3))
@@ -133,13 +133,13 @@ def test_torch_coefficient_changed_before_the_pullback_does_not_matter(form: For
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_one_number_spread_out_is_kept_as_one(form: Form) -> None:
+def test_torch_one_number_spread_out_is_kept_as_one(form: LayerForm) -> None:
     x = torch.ones(1000, 100, requires_grad=True)
     assert form.reverse(x, torch.tensor(0.5).expand(1000, 100)).grad_fn.coeff.numel() == 1
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: Form) -> None:
+def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: LayerForm) -> None:
     from torch.utils.checkpoint import checkpoint
 
     half, seven = torch.tensor(0.5), torch.tensor(7.0)
@@ -154,7 +154,7 @@ def test_torch_checkpoint_that_finds_another_coefficient_does_not_matter(form: F
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_numpy_coefficient_changed_before_backward_does_not_matter(form: Form) -> None:
+def test_numpy_coefficient_changed_before_backward_does_not_matter(form: LayerForm) -> None:
     for shape, x_shape in (((), (3,)), ((3,), (3,)), ((2,), (2, 3))):
         coeff = _aligned(shape)
         ones = np.ones(x_shape, dtype=np.float32).view(np.uint32)
@@ -188,7 +188,7 @@ def test_layer_coeff_changed_before_backward_does_not_matter(layer: Layer) -> No
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_backward_twice_and_retained_graphs(form: Form) -> None:
+def test_torch_backward_twice_and_retained_graphs(form: LayerForm) -> None:
     x = torch.ones(3, requires_grad=True)
     y = form.reverse(x, 0.5).sum()
     for _ in range(3):
@@ -212,7 +212,7 @@ _IN_PLACE = {
 @pytest.mark.parametrize("coeff", [0.5, np.array(0.5)], ids=["number", "tensor"])
 @pytest.mark.parametrize("change", _IN_PLACE)
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_in_place_on_the_result(form: Form, change: str, coeff: Any) -> None:
+def test_torch_in_place_on_the_result(form: LayerForm, change: str, coeff: Any) -> None:
     in_place, plain = _IN_PLACE[change]
     leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     y = form.reverse(leaf * 2, form.backend.coefficient(coeff))
@@ -232,7 +232,7 @@ def test_torch_in_place_on_the_result(form: Form, change: str, coeff: Any) -> No
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_in_place_on_x_after_the_layer(form: Form) -> None:
+def test_torch_in_place_on_x_after_the_layer(form: LayerForm) -> None:
     leaf = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
     x = leaf * 2
     y = form.reverse(x, 0.5)
@@ -246,7 +246,7 @@ def test_torch_in_place_on_x_after_the_layer(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", TORCH_FORMS, ids=str)
-def test_torch_relu_in_place_after_the_layer_is_refused_by_name(form: Form) -> None:
+def test_torch_relu_in_place_after_the_layer_is_refused_by_name(form: LayerForm) -> None:
     y = form.reverse(torch.ones(3, requires_grad=True) * 2, 0.5)
     with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
         torch.nn.ReLU(inplace=True)(y)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from grl.parity import strategies
 from tests.support import oracle
-from tests.support.layer_forms import FORMS, FORWARD_MODE_FORMS, Form, assert_reversed, reproduced_by
+from tests.support.layer_forms import FORMS, FORWARD_MODE_FORMS, LayerForm, assert_reversed, reproduced_by
 
 # λ that round differently in float16, bfloat16, float32 and float64, and both ends of the range.
 COEFFICIENTS = (1.0, -1.0, 0.0, -0.0, 0.1, 0.3, 1 / 3, -0.7, 31.4, 1e-3, 1e-5, 1e30, -1e-30, 1e-40)
@@ -15,7 +15,7 @@ COEFFICIENTS = (1.0, -1.0, 0.0, -0.0, 0.1, 0.3, 1 / 3, -0.7, 31.4, 1e-3, 1e-5, 1
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(data=st.data())
-def test_gradient_is_one_multiply_and_one_rounding(form: Form, data: st.DataObject) -> None:
+def test_gradient_is_one_multiply_and_one_rounding(form: LayerForm, data: st.DataObject) -> None:
     dtype = data.draw(strategies.dtypes(), "dtype")
     shape = data.draw(strategies.shapes(), "shape")
     x, g = (data.draw(strategies.arrays(dtype, shape), name) for name in ("x", "g"))
@@ -26,7 +26,7 @@ def test_gradient_is_one_multiply_and_one_rounding(form: Form, data: st.DataObje
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(data=st.data())
-def test_complex_gradient_is_scaled_by_halves(form: Form, data: st.DataObject) -> None:
+def test_complex_gradient_is_scaled_by_halves(form: LayerForm, data: st.DataObject) -> None:
     dtype = data.draw(strategies.dtypes(tuple(oracle.COMPLEX)), "dtype")
     shape = data.draw(strategies.shapes(), "shape")
     x, g = (data.draw(strategies.arrays(dtype, shape), name) for name in ("x", "g"))
@@ -42,7 +42,7 @@ def test_complex_gradient_is_scaled_by_halves(form: Form, data: st.DataObject) -
 
 @pytest.mark.parametrize("form", FORWARD_MODE_FORMS, ids=str)
 @given(data=st.data())
-def test_tangent_has_the_bits_of_the_gradient(form: Form, data: st.DataObject) -> None:
+def test_tangent_has_the_bits_of_the_gradient(form: LayerForm, data: st.DataObject) -> None:
     dtype = data.draw(strategies.dtypes(), "dtype")
     shape = data.draw(strategies.shapes(), "shape")
     x, t = (data.draw(strategies.arrays(dtype, shape), name) for name in ("x", "t"))
@@ -53,7 +53,7 @@ def test_tangent_has_the_bits_of_the_gradient(form: Form, data: st.DataObject) -
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(data=st.data())
-def test_compiled_gradient_has_the_bits_of_the_eager_one(form: Form, data: st.DataObject) -> None:
+def test_compiled_gradient_has_the_bits_of_the_eager_one(form: LayerForm, data: st.DataObject) -> None:
     shape = (16, 4)  # fixed, so that compilation happens once
     xs = {dtype: data.draw(strategies.arrays(dtype, shape), f"x {dtype}") for dtype in oracle.REAL}
     gs = {dtype: data.draw(strategies.arrays(dtype, shape), f"g {dtype}") for dtype in oracle.REAL}
@@ -66,7 +66,7 @@ def test_compiled_gradient_has_the_bits_of_the_eager_one(form: Form, data: st.Da
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_every_16_bit_gradient(form: Form, dtype: str) -> None:
+def test_every_16_bit_gradient(form: LayerForm, dtype: str) -> None:
     bits = strategies.every_pattern(dtype)
     for value in COEFFICIENTS:
         coeff = strategies.Coefficient("float", np.float64(value))
@@ -76,14 +76,14 @@ def test_every_16_bit_gradient(form: Form, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(seed=st.integers(0, 2**32 - 1), coeff=strategies.coefficients((4096,), ("float", "0-d array")))
-def test_many_random_gradients(form: Form, dtype: str, seed: int, coeff: strategies.Coefficient) -> None:
+def test_many_random_gradients(form: LayerForm, dtype: str, seed: int, coeff: strategies.Coefficient) -> None:
     data = np.random.default_rng(seed).bytes(4096 * np.dtype(dtype).itemsize)
     bits = strategies.quieted(np.frombuffer(data, dtype=oracle.UNSIGNED[dtype]), dtype)
     assert_reversed(form, dtype, bits, bits, coeff, *form.gradient(bits, bits, dtype, coeff.native))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_subnormal_float32_coefficient_is_zero_where_xla_flushes(form: Form) -> None:
+def test_a_subnormal_float32_coefficient_is_zero_where_xla_flushes(form: LayerForm) -> None:
     g = np.float64([[1e40, 1.0]]).view(np.uint64)
     coeff = np.float32([5e-39])
     _, gradient = form.gradient(g, g, "float64", coeff)

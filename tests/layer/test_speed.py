@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.installed import HAS_TORCH, needs_jax, needs_torch
-from tests.support.layer_forms import FORMS, Form
+from tests.support.layer_forms import FORMS, LayerForm
 
 pytestmark = pytest.mark.slow_timing
 
@@ -130,7 +130,7 @@ def test_32_mib_forward_and_backward() -> None:
 
 @pytest.mark.parametrize("form", [f for f in FORMS if f.name in ("custom_vjp", "custom_jvp")], ids=str)
 @needs_jax
-def test_jax_eager_call_on_a_concrete_array(form: Form) -> None:
+def test_jax_eager_call_on_a_concrete_array(form: LayerForm) -> None:
     import jax.numpy as jnp
 
     x = jnp.ones(16)

@@ -79,7 +79,7 @@ def test_every_pattern_appears_once() -> None:
 
 @pytest.mark.parametrize("form", layer_forms.FORMS, ids=str)
 @given(data=st.data())
-def test_snippet_of_a_failure_runs_and_shows_the_same(form: layer_forms.Form, data: st.DataObject) -> None:
+def test_snippet_of_a_failure_runs_and_shows_the_same(form: layer_forms.LayerForm, data: st.DataObject) -> None:
     dtype, shape = data.draw(strategies.dtypes()), (2, 3)
     x, g = data.draw(strategies.arrays(dtype, shape)), data.draw(strategies.arrays(dtype, shape))
     coeff = data.draw(strategies.coefficients(shape))

@@ -25,7 +25,7 @@ BACKENDS = [importlib.import_module(name) for name, there in _MODULES if there]
 
 
 @dataclass(frozen=True)
-class Form:
+class LayerForm:
     """One way to write a gradient reversal layer: `reverse(x, coeff)` in its backend (`in_torch` or `in_jax`)."""
 
     name: str
@@ -55,8 +55,8 @@ class Form:
         return oracle.backward(g, dtype, coeff, flush=self.backend.FLUSHES)
 
 
-FORMS = [Form(name, backend) for backend in BACKENDS for name in backend.FORMS]
-FORWARD_MODE_FORMS = [Form(name, backend) for backend in BACKENDS for name in backend.FORWARD_MODE]
+FORMS = [LayerForm(name, backend) for backend in BACKENDS for name in backend.FORMS]
+FORWARD_MODE_FORMS = [LayerForm(name, backend) for backend in BACKENDS for name in backend.FORWARD_MODE]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ LAYERS = [Layer(name, backend) for backend in BACKENDS for name in backend.LAYER
 
 
 @contextlib.contextmanager
-def reproduced_by(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mode: str) -> Iterator[None]:
+def reproduced_by(form: LayerForm, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mode: str) -> Iterator[None]:
     """Attach to any exception a snippet that shows the failure without this test suite's help.
 
     Args:
@@ -94,7 +94,7 @@ def reproduced_by(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: A
         raise
 
 
-def snippet(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mode: str) -> str:
+def snippet(form: LayerForm, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mode: str) -> str:
     """Python text that runs the form on these very bits, to be run at the root of the repository."""
     call = {
         "gradient": f"value, result = form.gradient(x, g, {dtype!r}, coeff)",
@@ -109,7 +109,7 @@ def snippet(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mo
             "    import numpy as np",
             f"    import {form.backend.__name__} as backend",
             "    from tests.support import layer_forms",
-            f"    form = layer_forms.Form({form.name!r}, backend)",
+            f"    form = layer_forms.LayerForm({form.name!r}, backend)",
             f"    x = np.array({x.tolist()}, dtype={unsigned}).reshape({x.shape})  # bits",
             f"    g = np.array({g.tolist()}, dtype={unsigned}).reshape({g.shape})  # bits",
             f"    coeff = {coeff!r}",
@@ -122,7 +122,7 @@ def snippet(form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, mo
 
 
 def assert_reversed(
-    form: Form, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, value: np.ndarray, result: np.ndarray
+    form: LayerForm, dtype: str, x: np.ndarray, g: np.ndarray, coeff: Any, value: np.ndarray, result: np.ndarray
 ) -> None:
     """The value is x bit for bit, the result is −λ·g rounded once."""
     assert value.shape == x.shape, f"value of shape {value.shape}, expected {x.shape} [{form}, {dtype}]"
