@@ -1,4 +1,4 @@
-"""Every example runs as it stands, and has its twin in the other framework."""
+"""Every example runs as it is, and has its twin in the other framework."""
 
 import importlib.util
 import runpy
@@ -16,7 +16,7 @@ def test_example_runs(framework: str, name: str, capsys: pytest.CaptureFixture[s
     if importlib.util.find_spec(framework) is None:
         pytest.skip(f"{framework} is not installed")
     runpy.run_path(str(EXAMPLES / framework / name), run_name="__main__")
-    assert capsys.readouterr().out, "an example shows what it does"
+    assert capsys.readouterr().out, "an example prints what it shows"
 
 
 def test_every_example_has_its_twin() -> None:
