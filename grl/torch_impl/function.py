@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -19,7 +20,10 @@ from torch.utils import _pytree as pytree
 from grl.coefficient import aligned_shape, finite_number, own_array, require_real
 from grl.leaves import is_plain
 
-__all__ = ["GradientReverseFunction", "gradient_reversal"]
+__all__ = ["Coefficient", "GradientReverseFunction", "gradient_reversal"]
+
+Coefficient: TypeAlias = float | Tensor | NDArray[Any]
+"""λ: a finite real number, or a real tensor or NumPy array with one value in all, per sample, or per element."""
 
 
 def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:

@@ -52,7 +52,7 @@ def slots(value: Part, prefix: str = "") -> dict[str, Slot]:
     if isinstance(value, Tensor):
         return {prefix: TensorSlot(value)}
     if isinstance(value, GRL):
-        return {_join(prefix, key): ReversalSlot(value, key) for key in ("coeff", "step")}
+        return {_join(prefix, key): ReversalSlot(value, key) for key in value.state_variables()}
     collected: dict[str, Slot] = {}
     for child in children(value):
         collected |= slots(child.value, _join(prefix, child.name))
@@ -109,7 +109,7 @@ class TensorSlot:
 
 
 class ReversalSlot:
-    """λ or the step count of a gradient reversal layer, through its `state_dict`. λ may have any shape."""
+    """λ or the step count of a gradient reversal layer, one of its two buffers. λ may have any shape."""
 
     def __init__(self, layer: GRL, key: str) -> None:
         self.identity = (id(layer), key)
@@ -127,8 +127,7 @@ class ReversalSlot:
 
     def keep(self) -> Tensor:
         """Return a copy of the present value."""
-        value: Tensor = self._layer.state_dict()[self._key]
-        return value.detach().clone()
+        return self._layer.state_variables()[self._key].detach().clone()
 
     def write(self, value: Tensor) -> None:
         """Store a prepared value. A schedule stays in place."""

@@ -207,4 +207,4 @@ def test_pytorch_reads_the_settings_of_nnx_from_a_file_as_a_state_dict(tmp_path:
     save_portable(nnx_model, tmp_path / "model.safetensors")
     torch_model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch_model.grl.coeff == DannSchedule(10)(3)
-    assert torch_model.state_dict()["grl.step"] == 3
+    assert torch_model.state_dict()["grl.step_count"] == 3
