@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.form import Backend
 from benchmarks.record import Row, explain
 from benchmarks.settings import COEFF, Settings, Tell
+from grl.check.form import Form, NotApplicableError
 from grl.check.forms import function_form, our_forms
-from grl.check.matrix import Form, NotApplicable
 from grl.check.peers import peer_forms
 
 __all__ = ["run"]
@@ -38,7 +38,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
                 row = Row("compile", name, form.name, kind, measure, _UNITS[measure], {"values of λ": len(COEFFS)})
                 try:
                     row.samples = [float(count(form))]
-                except NotApplicable:
+                except NotApplicableError:
                     continue
                 except Exception as error:
                     row.failure = explain(error)

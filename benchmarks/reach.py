@@ -17,11 +17,12 @@ from typing import Any
 
 from rich.table import Table
 
+from grl.backends import installed_backends
 from grl.cli.progress import Follower, make_console
 from grl.datasets import TASKS
 from grl.experiment import load_data, train
 from grl.experiment.config import Config
-from grl.experiment.demo import METHODS, installed_backends
+from grl.experiment.demo import METHODS
 from grl.files import replacing
 
 KEPT = (
@@ -98,7 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _configs(options: argparse.Namespace) -> Iterator[Config]:
     for task in options.tasks:
         for seed in range(options.seeds):
-            for backend in installed_backends():
+            for backend in installed_backends(training=True):
                 for method in METHODS:
                     yield Config.recommended(task, backend=backend, method=method, seed=seed, steps=options.steps)
 

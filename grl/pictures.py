@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from grl.files import WriteError, replacing
 
 __all__ = [
-    "BACKENDS",
     "CLASSES",
     "COEFF",
     "GREY",
@@ -45,7 +44,6 @@ CLASSES = (
     "#92dadd",
 )
 METHODS = {"source-only": "source only", "dann": "DANN", "target": "target"}
-BACKENDS = {"torch": "PyTorch", "jax": "JAX"}
 
 _RC: Any = {
     "font.size": 11,

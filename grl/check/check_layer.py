@@ -1,26 +1,26 @@
-"""Run the matrix: over one layer, as data, or over many, as `grl check` does."""
+"""Run the matrix: for one layer, as data, or for many, as `grl check` does."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from importlib.util import find_spec
-from typing import Any
 
 from grl import __version__
+from grl.backends import BACKENDS
+from grl.check.form import Cell, Form
 from grl.check.forms import CheckError, form_of, load_target
-from grl.check.matrix import Cell, Form, check_form, transformations
+from grl.check.matrix import check_form, transformations
 from grl.check.peers import PACKAGES
 
-__all__ = ["check_layer", "installed_backends", "select", "versions"]
+__all__ = ["check_layer", "select", "versions"]
 
 
-def check_layer(layer: Any, *, backend: str, transformations: Iterable[str] | None = None) -> list[Cell]:
-    """Look at a gradient reversal layer under every transformation of its framework.
+def check_layer(layer: object, *, backend: str, transformations: Iterable[str] | None = None) -> list[Cell]:
+    """Run a gradient reversal layer under every transformation of its framework.
 
-    A cell is compared with the declared Jacobian: the identity forward; −λ for tangents and cotangents; λ² in second
-    derivatives.
+    Each cell compares the layer with the declared Jacobian: the identity forward, −λ for tangents and cotangents, λ² in
+    second derivatives.
 
     Args:
         layer: a function of (x, coeff); a class that takes λ and nothing else, when it is made or when it is called
@@ -33,17 +33,18 @@ def check_layer(layer: Any, *, backend: str, transformations: Iterable[str] | No
         A cell for each transformation, in the order of the table.
 
     Raises:
-        CheckError: the layer or the transformation is none.
+        CheckError: the layer cannot be checked, or there is no such transformation.
         ImportError: the framework is not installed.
 
     Example:
         >>> def forgetful(x, coeff):
         ...     return x
+        >>> from grl.backends import installed_backends
         >>> (cell,) = check_layer(forgetful, backend=installed_backends()[0], transformations=["eager"])
         >>> cell.status
         'WRONG'
     """
-    if backend not in PACKAGES:
+    if backend not in BACKENDS:
         raise CheckError(f"backend: got {backend!r}; expected torch or jax.")
     if isinstance(layer, str):
         layer = load_target(layer)
@@ -52,14 +53,14 @@ def check_layer(layer: Any, *, backend: str, transformations: Iterable[str] | No
 
 
 def select(backends: Sequence[str], parts: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Return, by backend, the names of the transformations that are asked for, in the order of the table.
+    """Return the names of the chosen transformations by backend, in the order of the table.
 
     Args:
         backends: "torch", "jax" or both, which are then imported.
-        parts: each a name, or else a part of names; None: all.
+        parts: each a name, or a part of names; None chooses all.
 
     Raises:
-        CheckError: a part is in no name.
+        CheckError: no name contains one of the parts.
     """
     names = {backend: list(transformations(backend)) for backend in backends}
     if parts is None:
@@ -67,10 +68,10 @@ def select(backends: Sequence[str], parts: Iterable[str] | None = None) -> dict[
     wanted: set[str] = set()
     known = {name for listed in names.values() for name in listed}
     for part in parts:
-        found = {part} if part in known else {name for name in known if part.casefold() in name.casefold()}
-        if not found or not part.strip():
+        matching = {part} if part in known else {name for name in known if part.casefold() in name.casefold()}
+        if not matching or not part.strip():
             raise CheckError(f"transformations: got {part!r}; expected (a part of) a name, such as {_shown(known)}.")
-        wanted |= found
+        wanted |= matching
     return {backend: [name for name in listed if name in wanted] for backend, listed in names.items()}
 
 
@@ -78,26 +79,21 @@ def _shown(names: Iterable[str]) -> str:
     return ", ".join(sorted(names, key=len)[:5])
 
 
-def installed_backends() -> tuple[str, ...]:
-    """Return the frameworks that are installed, without importing one."""
-    return tuple(backend for backend in PACKAGES if find_spec(backend) is not None)
-
-
 def versions(backends: Iterable[str], peers: bool = False) -> dict[str, str]:
-    """Return the versions of all that a table of these backends depends on, without importing it.
+    """Return the versions of the packages that a table of these backends depends on, without importing them.
 
     Args:
         backends: "torch", "jax" or both.
-        peers: the peers' packages too.
+        peers: whether to include the packages of other libraries' layers.
     """
     names = ["numpy"]
     for backend in backends:
         names += {"torch": ["torch", "onnx"], "jax": ["jax", "flax", "equinox"]}[backend]
         names += PACKAGES[backend] if peers else ()
-    found = {"grl": __version__, "python": platform.python_version()}
+    installed = {"grl": __version__, "python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

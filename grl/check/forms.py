@@ -1,4 +1,4 @@
-"""The layer forms of this project, and how anybody's layer becomes a form that can be looked at."""
+"""The layer forms of this project, and how anybody's layer becomes a form that can be checked."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
-from grl.check.matrix import Form
+from grl.check.form import Form, LayerCall
+from grl.check.matrix import sample_input
 from grl.errors import GrlError
 
 __all__ = ["ACCEPTED", "CheckError", "form_of", "function_form", "linen_form", "load_target", "our_forms"]
@@ -19,8 +20,12 @@ ACCEPTED = "a function of (x, coeff), or a class that takes λ and nothing else,
 _NAMES = re.compile("coef|alpha|lam|lmb|scale|weight|strength|factor|λ", re.IGNORECASE)  # what λ is called in the field
 
 
+Call: TypeAlias = Callable[..., Any]
+"""Somebody's function or class, of whatever arguments."""
+
+
 class CheckError(GrlError, ValueError):
-    """What is to be checked cannot be. The message is one sentence: what came, and what is accepted."""
+    """The layer or the target cannot be checked. The message is one sentence: what came, and what was expected."""
 
 
 def our_forms(backend: str) -> list[Form]:
@@ -55,13 +60,13 @@ def our_forms(backend: str) -> list[Form]:
     ]
 
 
-def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
+def form_of(layer: object, backend: str, name: str | None = None) -> Form:
     """Return the form of anybody's layer.
 
     Args:
         layer: a function of (x, coeff); a `torch.autograd.Function`; or a class, such as an `nn.Module`, an nnx, Linen
-            or Equinox Module, that takes λ when it is made, or else when its objects are called with (x, λ). λ is the
-            argument that is called so, by one of its usual names, or else the first one (after x).
+            or Equinox Module, that takes λ when it is made, or when its objects are called with (x, λ). λ is the
+            argument with one of its usual names; without such a name, the first one (after x).
         backend: "torch" or "jax", which is then imported.
         name: what the table calls it; by default its own name.
 
@@ -69,7 +74,8 @@ def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
         The form.
 
     Raises:
-        CheckError: it is not callable, takes no coefficient, needs more than that, learns, or returns no array.
+        CheckError: the layer is not callable, takes no coefficient, needs further arguments, has parameters to
+            learn, or returns no array.
     """
     name = name or str(getattr(layer, "__name__", type(layer).__name__))
     form = _form_of(layer, backend, name)
@@ -77,7 +83,7 @@ def form_of(layer: Any, backend: str, name: str | None = None) -> Form:
     return form
 
 
-def _form_of(layer: Any, backend: str, name: str) -> Form:
+def _form_of(layer: object, backend: str, name: str) -> Form:
     if not callable(layer):
         raise CheckError(f"{name}: got an object of type {type(layer).__name__}, not callable; expected {ACCEPTED}.")
     if not isinstance(layer, type):
@@ -85,19 +91,19 @@ def _form_of(layer: Any, backend: str, name: str) -> Form:
     return _form_of_class(layer, backend, name)
 
 
-def function_form(name: str, backend: str, function: Callable[..., Any], keyword: str | None = None) -> Form:
-    """Return the form of a function of (x, λ); λ is given by position, or else by this keyword."""
-    call: Callable[..., Any] = function if keyword is None else lambda x, coeff: function(x, **{keyword: coeff})
+def function_form(name: str, backend: str, function: Call, keyword: str | None = None) -> Form:
+    """Return the form of a function of (x, λ). λ is passed by position, or by the keyword if there is one."""
+    call: LayerCall = function if keyword is None else lambda x, coeff: function(x, **{keyword: coeff})
     return Form(name, backend, lambda coeff: lambda x: call(x, coeff), call)
 
 
-def linen_form(name: str, make: Callable[..., Any], keyword: str | None = None) -> Form:
+def linen_form(name: str, make: Call, keyword: str | None = None) -> Form:
     """Return the form of a Linen module without parameters: λ -> module, and the argument of its call that is λ."""
     call = None if keyword is None else lambda x, coeff: make(1.0).apply({}, x, **{keyword: coeff})
     return Form(name, "jax", lambda coeff: lambda x: make(coeff).apply({}, x), call, make)
 
 
-def load_target(target: str) -> Any:
+def load_target(target: str) -> object:
     """Import what a user names.
 
     Args:
@@ -114,17 +120,17 @@ def load_target(target: str) -> Any:
     if not (module_name and colon and path):
         raise CheckError(f"target: got {target!r}; expected package.module:callable.")
     try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # of whatever kind: it is the user's module that is run
+        target_object: object = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # any exception: the import runs the user's code
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise CheckError(
             f"target: {module_name} cannot be imported ({reason}); expected an installed module."
         ) from error
     for attribute in path.split("."):
-        if not hasattr(found, attribute):
+        if not hasattr(target_object, attribute):
             raise CheckError(f"target: {module_name} has no {path}; expected package.module:callable.")
-        found = getattr(found, attribute)
-    return found
+        target_object = getattr(target_object, attribute)
+    return target_object
 
 
 def _form_of_class(layer: type, backend: str, name: str) -> Form:
@@ -141,7 +147,7 @@ def _form_of_class(layer: type, backend: str, name: str) -> Form:
     in_call = _keyword_of(call_of)
     keyword: str | None = None
 
-    def make(coeff: Any) -> Any:
+    def make(coeff: float) -> Any:
         return _made(name, partial(layer, coeff) if keyword is None else partial(layer, **{keyword: coeff}))
 
     try:
@@ -160,7 +166,7 @@ def _form_of_class(layer: type, backend: str, name: str) -> Form:
     return Form(name, backend, make, given)
 
 
-def _made(name: str, build: Callable[[], Any]) -> Any:
+def _made(name: str, build: Call) -> Any:
     try:
         return build()
     except (Exception, SystemExit) as error:
@@ -168,11 +174,11 @@ def _made(name: str, build: Callable[[], Any]) -> Any:
         raise CheckError(f"{name}: cannot be made ({reason}); expected {ACCEPTED}.") from error
 
 
-def _coefficient_of(name: str, function: Any, skip: int, ignored: tuple[str, ...] = ()) -> str | None:
+def _coefficient_of(name: str, function: Call, skip: int, ignored: tuple[str, ...] = ()) -> str | None:
     """Return the keyword of λ, or None where it is the next argument by position after so many others."""
     try:
         parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ignored]
-    except (ValueError, TypeError):  # some that are written in C do not tell
+    except (ValueError, TypeError):  # some functions written in C have no signature
         return None
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     keywords = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
@@ -187,18 +193,18 @@ def _coefficient_of(name: str, function: Any, skip: int, ignored: tuple[str, ...
     return None if coefficient is None or coefficient in positional[skip : skip + 1] else coefficient.name
 
 
-def _keyword_of(method: Any) -> str | None:
+def _keyword_of(method: Call) -> str | None:
     """Return the argument of a layer's call that is λ, by its name; None where there is none."""
     return next((name for name in inspect.signature(method).parameters if _NAMES.search(name)), None)
 
 
-def _takes_any(method: Any) -> bool:
+def _takes_any(method: Call) -> bool:
     """Whether a layer's call is (*arguments), of which the second can be λ."""
     parameters = inspect.signature(method).parameters.values() if inspect.isfunction(method) else ()
     return any(p.kind == p.VAR_POSITIONAL for p in parameters)
 
 
-def _linen_module(backend: str) -> Any:
+def _linen_module(backend: str) -> type | None:
     if backend != "jax" or find_spec("flax") is None:
         return None
     from flax import linen
@@ -206,8 +212,8 @@ def _linen_module(backend: str) -> Any:
     return linen.Module
 
 
-def _check_object(name: str, layer: Any, linen: Any) -> None:
-    """A layer has nothing to learn; one that has would be a model, and its gradients are its own."""
+def _check_object(name: str, layer: object, linen: type | None) -> None:
+    """Refuse a layer with parameters to learn: it is a model, and its gradients are no reversal of one cotangent."""
     if not callable(layer):
         raise CheckError(f"{name}: makes objects that cannot be called; expected {ACCEPTED}.")
     if _made(name, lambda: _learns(layer, linen)):
@@ -215,24 +221,25 @@ def _check_object(name: str, layer: Any, linen: Any) -> None:
 
 
 def _check_output(form: Form) -> None:
-    """What returns no array would be an error within every cell, where it would look like a refusal of the layer."""
-    half = importlib.import_module(f"grl.check.{form.backend}_derivatives")
+    """Refuse a layer that returns no array: every cell would raise, which would look like a refusal by the layer."""
+    x = sample_input(form.backend)
     try:
-        y = form.make(1.0)(half.the_x())
-    except (Exception, SystemExit):  # that is a refusal, and its cells say so
+        y = form.make(1.0)(x)
+    except (Exception, SystemExit):  # a refusal, which the cells report
         return
-    if not isinstance(y, type(half.the_x())):
+    if not isinstance(y, type(x)):
         raise CheckError(f"{form.name}: called with (x, λ), returned a {type(y).__name__}; expected {ACCEPTED}.")
 
 
-def _learns(layer: Any, linen: Any) -> bool:
+def _learns(layer: object, linen: type | None) -> bool:
     if hasattr(layer, "parameters"):
-        return any(parameter.requires_grad for parameter in layer.parameters())  # λ itself may be kept as a frozen one
+        return any(parameter.requires_grad for parameter in layer.parameters())  # a frozen one may hold λ
     if linen is None:
         return False
     import jax
     from flax import nnx
 
     if isinstance(layer, linen):
-        return "params" in jax.eval_shape(layer.init, jax.random.key(0), jax.ShapeDtypeStruct((4, 3), "float32"))
+        init: Call = getattr(layer, "init")  # noqa: B009  # only Linen knows its type
+        return "params" in jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((4, 3), "float32"))
     return isinstance(layer, nnx.Module) and bool(jax.tree.leaves(nnx.state(layer, nnx.Param)))

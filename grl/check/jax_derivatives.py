@@ -1,4 +1,4 @@
-"""What JAX derives from a layer, and what it holds in memory. To add a transformation, write one function."""
+"""What JAX derives from a layer, and what it keeps in memory. A new transformation is a function and a table's line."""
 
 from __future__ import annotations
 
@@ -13,25 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from grl.check.matrix import (
-    BITS,
-    COEFF,
-    FIRST,
-    SECOND,
-    WEIGHTS,
-    Form,
-    Transformation,
-    Wrong,
-    X,
-    registering,
-    same,
-    same_bits,
-)
+from grl.check.form import Form, WrongError, transformation
+from grl.check.reference import BITS, COEFF, FIRST, SECOND, WEIGHTS, X, same, same_bits
 
 __all__ = ["TRANSFORMATIONS"]
-
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
 
 
 def the_x() -> Array:
@@ -46,16 +31,16 @@ def sample_loss_of(layer: Callable[[Array], Array]) -> Callable[[Array, Array], 
     return lambda x, weights: (weights * jnp.sin(layer(x))).sum()
 
 
-@_transformation("eager")
+@transformation("eager")
 def _eager(form: Form) -> None:
     layer, x = form.make(COEFF), the_x()
     if layer(x).dtype != x.dtype:
-        raise Wrong(f"dtype: expected {x.dtype}, got {layer(x).dtype}")
+        raise WrongError(f"dtype: expected {x.dtype}, got {layer(x).dtype}")
     same(layer(x), X, "value")
     same(jax.grad(loss_of(layer))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("beside the layer: f(x) + g(R(x))")
+@transformation("beside the layer: f(x) + g(R(x))")
 def _beside(form: Form) -> None:
     layer = form.make(COEFF)
 
@@ -67,7 +52,7 @@ def _beside(form: Form) -> None:
     same(jax.grad(loss)(the_x()), (1 - COEFF) * WEIGHTS)
 
 
-@_transformation("λ = 0, λ < 0")
+@transformation("λ = 0, λ < 0")
 def _signs(form: Form) -> None:
     for coeff in (0.0, -2.0):
         for where, layer in form.ways(coeff):
@@ -75,7 +60,7 @@ def _signs(form: Form) -> None:
             same(gradient, -coeff * FIRST, f"gradient at λ = {coeff:g}, given {where}")
 
 
-@_transformation("forward keeps the bits")
+@transformation("forward keeps the bits")
 def _bits(form: Form) -> None:
     for what, coeff in (("value", COEFF), ("value at λ = 0", 0.0)):
         x, layer = jnp.asarray(BITS.view(np.float32)), form.make(coeff)
@@ -84,43 +69,43 @@ def _bits(form: Form) -> None:
         same_bits(np.asarray(jax.vjp(layer, x)[0]), f"{what} under vjp")
 
 
-@_transformation("integers")
+@transformation("integers")
 def _integers(form: Form) -> None:
     x = jnp.arange(4)
     y, pullback = jax.vjp(form.make(COEFF), x)
     if y.dtype != x.dtype or y.tolist() != x.tolist():
-        raise Wrong(f"integers: expected {x.tolist()} of {x.dtype}, got {y.tolist()} of {y.dtype}")
+        raise WrongError(f"integers: expected {x.tolist()} of {x.dtype}, got {y.tolist()} of {y.dtype}")
     (gradient,) = pullback(np.zeros(4, jax.dtypes.float0))
     if gradient.dtype != jax.dtypes.float0:
-        raise Wrong(f"gradient of integers: expected float0, got {gradient.dtype}")
+        raise WrongError(f"gradient of integers: expected float0, got {gradient.dtype}")
 
 
-@_transformation("complex")
+@transformation("complex")
 def _complex(form: Form) -> None:
     _, pullback = jax.vjp(form.make(COEFF), lax.complex(the_x(), the_x()[::-1]))
     (gradient,) = pullback(lax.complex(jnp.asarray(FIRST), jnp.asarray(WEIGHTS)))
     same(gradient, -COEFF * (FIRST + 1j * WEIGHTS))
 
 
-@_transformation("double backward")
+@transformation("double backward")
 def _double_backward(form: Form) -> None:
     first = jax.grad(loss_of(form.make(COEFF)))
     same(jax.grad(lambda x: first(x).sum())(the_x()), COEFF**2 * SECOND, "second derivative")
 
 
-@_transformation("vjp")
+@transformation("vjp")
 def _vjp(form: Form) -> None:
     value, pullback = jax.vjp(form.make(COEFF), the_x())
     same(value, X, "value")
     same(pullback(jnp.asarray(FIRST))[0], -COEFF * FIRST)
 
 
-@_transformation("vmap of grad")
+@transformation("vmap of grad")
 def _vmap_grad(form: Form) -> None:
     same(jax.vmap(jax.grad(sample_loss_of(form.make(COEFF))))(the_x(), jnp.asarray(WEIGHTS)), -COEFF * FIRST)
 
 
-@_transformation("vmap over λ")
+@transformation("vmap over λ")
 def _vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, lambda f: f), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
@@ -132,7 +117,7 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Array:
     return gradients
 
 
-@_transformation("grad of vmap over λ")
+@transformation("grad of vmap over λ")
 def _grad_vmap_coeff(form: Form) -> None:
     form.reverse(the_x(), COEFF)  # says so where there is no such argument
     coeffs, scales = jnp.asarray([0.1, -2.0]), jnp.asarray([1.0, 3.0])
@@ -144,7 +129,7 @@ def _grad_vmap_coeff(form: Form) -> None:
     same(jax.grad(loss)(the_x()), (2.0 * 3.0 - 0.1) * FIRST)
 
 
-@_transformation("per-sample λ")
+@transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
     for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
         coeffs, weights = jnp.asarray([0.1, -2.0, 0.0, 1.0])[:rows], jnp.asarray(WEIGHTS[:rows])
@@ -159,68 +144,68 @@ def _jacobian(form: Form, derive: Callable[[Any], Any]) -> None:
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
 
 
-@_transformation("jacrev")
+@transformation("jacrev")
 def _jacrev(form: Form) -> None:
     _jacobian(form, jax.jacrev)
 
 
-@_transformation("jacfwd")
+@transformation("jacfwd")
 def _jacfwd(form: Form) -> None:
     _jacobian(form, jax.jacfwd)
 
 
-@_transformation("jvp")
+@transformation("jvp")
 def _jvp(form: Form) -> None:
     value, tangent = jax.jvp(form.make(COEFF), (the_x(),), (jnp.asarray(WEIGHTS),))
     same(value, X, "value")
     same(tangent, -COEFF * WEIGHTS, "tangent")
 
 
-@_transformation("linearize")
+@transformation("linearize")
 def _linearize(form: Form) -> None:
     value, push = jax.linearize(form.make(COEFF), the_x())
     same(value, X, "value")
     same(push(jnp.asarray(WEIGHTS)), -COEFF * WEIGHTS, "tangent")
 
 
-@_transformation("linear_transpose of linearize")
+@transformation("linear_transpose of linearize")
 def _transpose_linearized(form: Form) -> None:
     _, push = jax.linearize(form.make(COEFF), the_x())
     same(jax.linear_transpose(push, the_x())(jnp.asarray(FIRST))[0], -COEFF * FIRST)
 
 
-@_transformation("linear_transpose")
+@transformation("linear_transpose")
 def _transpose(form: Form) -> None:
     same(jax.linear_transpose(form.make(COEFF), the_x())(jnp.asarray(FIRST))[0], -COEFF * FIRST)
 
 
-@_transformation("hessian")
+@transformation("hessian")
 def _hessian(form: Form) -> None:
     found = jax.hessian(loss_of(form.make(COEFF)))(the_x()).reshape(12, 12)
     same(found, COEFF**2 * np.diag(SECOND.ravel()), "Hessian")
 
 
-@_transformation("hvp, forward over reverse")
+@transformation("hvp, forward over reverse")
 def _hvp_forward(form: Form) -> None:
     _, product = jax.jvp(jax.grad(loss_of(form.make(COEFF))), (the_x(),), (jnp.asarray(WEIGHTS),))
     same(product, COEFF**2 * SECOND * WEIGHTS, "Hessian-vector product")
 
 
-@_transformation("hvp, reverse over reverse")
+@transformation("hvp, reverse over reverse")
 def _hvp_reverse(form: Form) -> None:
     first = jax.grad(loss_of(form.make(COEFF)))
     product = jax.grad(lambda x: (first(x) * jnp.asarray(WEIGHTS)).sum())(the_x())
     same(product, COEFF**2 * SECOND * WEIGHTS, "Hessian-vector product")
 
 
-@_transformation("hvp, reverse over forward")
+@transformation("hvp, reverse over forward")
 def _hvp_reverse_forward(form: Form) -> None:
     loss = loss_of(form.make(COEFF))
     product = jax.grad(lambda x: jax.jvp(loss, (x,), (jnp.asarray(WEIGHTS),))[1])(the_x())
     same(product, COEFF**2 * SECOND * WEIGHTS, "Hessian-vector product")
 
 
-@_transformation("per-sample gradients of a model")
+@transformation("per-sample gradients of a model")
 def _per_sample_gradients(form: Form) -> None:
     weights = jnp.asarray(np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3))
 
@@ -233,7 +218,7 @@ def _per_sample_gradients(form: Form) -> None:
     same(gradients(form.make(COEFF)), -COEFF * gradients(lambda x: x), "weight gradients")
 
 
-@_transformation("16 bits: λ is not rounded")
+@transformation("16 bits: λ is not rounded")
 def _sixteen_bits(form: Form) -> None:
     ways = [(f"a number {where}", layer) for where, layer in form.ways(COEFF)]
     if form.call is not None:
@@ -244,14 +229,14 @@ def _sixteen_bits(form: Form) -> None:
         for kind, layer in ways:
             (gradient,) = jax.vjp(layer, jnp.zeros(128, dtype))[1](cotangent)
             if gradient.dtype != dtype:
-                raise Wrong(f"gradient, λ as {kind}: expected {jnp.dtype(dtype)}, got {gradient.dtype}")
+                raise WrongError(f"gradient, λ as {kind}: expected {jnp.dtype(dtype)}, got {gradient.dtype}")
             share = np.mean(np.asarray(gradient) != expected)
             if share:
                 name = jnp.dtype(dtype).name
-                raise Wrong(f"{name} gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
+                raise WrongError(f"{name} gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
 
 
-@_transformation("64 bits: λ is not rounded")
+@transformation("64 bits: λ is not rounded")
 def _sixty_four_bits(form: Form) -> None:
     cotangent = np.linspace(1, 2, 12).reshape(4, 3)
     with jax.enable_x64(True):
@@ -259,15 +244,15 @@ def _sixty_four_bits(form: Form) -> None:
         same(gradient, -COEFF * cotangent, "float64 gradient", 1e-15)
 
 
-@_transformation("nothing is kept alive")
+@transformation("nothing is kept alive")
 def _memory(form: Form) -> None:
     _, pullback = jax.vjp(form.make(COEFF), jnp.zeros(1000))
     kept = sum(np.size(leaf) for leaf in jax.tree.leaves(pullback))
     if kept >= 1000:
-        raise Wrong(f"saved for the backward pass: expected nothing of x's size, got {kept} elements of 1000")
+        raise WrongError(f"saved for the backward pass: expected nothing of x's size, got {kept} elements of 1000")
 
 
-@_transformation("λ changed before backward")
+@transformation("λ changed before backward")
 def _changed_coefficient(form: Form) -> None:
     coeff = np.array(COEFF, np.float32)
     _, pullback = jax.vjp(lambda x: form.reverse(x, coeff), the_x())
@@ -275,13 +260,13 @@ def _changed_coefficient(form: Form) -> None:
     same(pullback(jnp.asarray(FIRST))[0], -COEFF * FIRST)
 
 
-@_transformation("no gradient to λ")
+@transformation("no gradient to λ")
 def _no_gradient_to_coefficient(form: Form) -> None:
     to_coeff = jax.grad(lambda coeff: loss_of(lambda x: form.reverse(x, coeff))(the_x()))(jnp.float32(COEFF))
     same(to_coeff, 0.0, "gradient of λ")
 
 
-@_transformation("threads")
+@transformation("threads")
 def _threads(form: Form) -> None:
     begin = Barrier(4)
 
@@ -293,3 +278,36 @@ def _threads(form: Form) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, (0.1, 0.5, 2.0, -1.0)))
+
+
+TRANSFORMATIONS = (
+    _eager,
+    _beside,
+    _signs,
+    _bits,
+    _integers,
+    _complex,
+    _double_backward,
+    _vjp,
+    _vmap_grad,
+    _vmap_coeff,
+    _grad_vmap_coeff,
+    _per_sample,
+    _jacrev,
+    _jacfwd,
+    _jvp,
+    _linearize,
+    _transpose_linearized,
+    _transpose,
+    _hessian,
+    _hvp_forward,
+    _hvp_reverse,
+    _hvp_reverse_forward,
+    _per_sample_gradients,
+    _sixteen_bits,
+    _sixty_four_bits,
+    _memory,
+    _changed_coefficient,
+    _no_gradient_to_coefficient,
+    _threads,
+)

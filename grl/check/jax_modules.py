@@ -1,92 +1,97 @@
-"""Flax and Equinox models in which a layer is looked at. To add a transformation, write one function."""
+"""A layer in Flax and Equinox models. A new transformation is a function and a line of the table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from grl.check.matrix import COEFF, Form, NotApplicable, Transformation, X, registering, same
+from grl.check.form import Form, Layer, NotApplicableError, transformation
+from grl.check.reference import COEFF, X, same
 
 __all__ = ["TRANSFORMATIONS"]
 
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
+
+Function: TypeAlias = Callable[..., Any]
+"""A function of a model, whose type only its library knows."""
 
 _KERNEL = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
 
 
-def _compare(gradient: Callable[[Any], Any], layer: Any, identity: Any) -> None:
-    """Raise `Wrong` unless a weight's gradient is −λ times what it is with an identity for a layer."""
+def _compare(gradient: Function, layer: Function, identity: Function) -> None:
+    """Raise `WrongError` unless a weight's gradient is −λ times what it is with an identity for a layer."""
     with jax.default_matmul_precision("highest"):  # a GPU would round what it multiplies
         same(gradient(layer), -COEFF * np.asarray(gradient(identity)), "weight gradient")
 
 
-def _library(name: str, title: str) -> Any:
+def _library(name: str, title: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise NotApplicable(f"{title} is not installed") from error
+        raise NotApplicableError(f"{title} is not installed") from error
 
 
-def _nnx(form: Form, differentiate: Callable[[Any, Any], Callable[..., Any]]) -> None:
-    """Look at an nnx model; `differentiate` takes nnx and a loss(model, x), and gives the gradient's function."""
+def _nnx(form: Form, differentiate: Callable[[ModuleType, Function], Function]) -> None:
+    """Check an nnx model. `differentiate` takes nnx and a loss(model, x), and returns the gradient's function."""
     _library("flax.nnx", "Flax")
     from flax import nnx
 
     class Model(nnx.Module):
-        def __init__(self, layer: Any) -> None:
+        def __init__(self, layer: Layer) -> None:
             self.first = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
             self.layer = layer
 
         def __call__(self, x: Array) -> Array:
             return jnp.sin(self.layer(jnp.tanh(self.first(x)))).sum()
 
-    def gradient(layer: Any) -> Any:
-        return differentiate(nnx, lambda model, x: model(x))(Model(layer), jnp.asarray(X))["first"]["kernel"][...]
+    def gradient(layer: Layer) -> Array:
+        gradients = differentiate(nnx, lambda model, x: model(x))(Model(layer), jnp.asarray(X))
+        kernel: Array = gradients["first"]["kernel"][...]
+        return kernel
 
     _compare(gradient, form.make(COEFF), lambda x: x)
 
 
-@_transformation("nnx.grad")
+@transformation("nnx.grad")
 def _nnx_grad(form: Form) -> None:
     _nnx(form, lambda nnx, loss: nnx.grad(loss))
 
 
-@_transformation("nnx.jit of nnx.grad")
+@transformation("nnx.jit of nnx.grad")
 def _nnx_jit(form: Form) -> None:
     _nnx(form, lambda nnx, loss: nnx.jit(nnx.grad(loss)))
 
 
-@_transformation("nnx.vmap of nnx.grad")
+@transformation("nnx.vmap of nnx.grad")
 def _nnx_vmap(form: Form) -> None:
     _nnx(form, lambda nnx, loss: nnx.vmap(nnx.grad(loss), in_axes=(None, 0)))
 
 
-@_transformation("nnx.remat")
+@transformation("nnx.remat")
 def _nnx_remat(form: Form) -> None:
     _nnx(form, lambda nnx, loss: nnx.grad(lambda model, x: nnx.remat(loss)(model, x)))
 
 
-@_transformation("nnx.scan")
+@transformation("nnx.scan")
 def _nnx_scan(form: Form) -> None:
-    def differentiate(nnx: Any, loss: Any) -> Any:
+    def differentiate(nnx: ModuleType, loss: Function) -> Function:
         add = nnx.scan(lambda model, total, x: total + loss(model, x), in_axes=(None, nnx.Carry, 0), out_axes=nnx.Carry)
-        return nnx.grad(lambda model, x: add(model, jnp.zeros(()), x))
+        derivative: Function = nnx.grad(lambda model, x: add(model, jnp.zeros(()), x))
+        return derivative
 
     _nnx(form, differentiate)
 
 
-@_transformation("nnx.split and merge")
+@transformation("nnx.split and merge")
 def _nnx_split(form: Form) -> None:
-    def differentiate(nnx: Any, loss: Any) -> Any:
+    def differentiate(nnx: ModuleType, loss: Function) -> Function:
         def gradient(model: Any, x: Array) -> Any:
             graph, parameters, rest = nnx.split(model, nnx.Param, ...)
             return jax.jit(jax.grad(lambda parameters: loss(nnx.merge(graph, parameters, rest), x)))(parameters)
@@ -96,13 +101,13 @@ def _nnx_split(form: Form) -> None:
     _nnx(form, differentiate)
 
 
-def _linen(form: Form, transform: Callable[[Any, Any], Any]) -> None:
-    """Look at a Linen model; `transform` takes linen and the class of the model, and gives the class to be used."""
+def _linen(form: Form, transform: Callable[[ModuleType, Any], Function]) -> None:
+    """Check a Linen model. `transform` takes linen and the class of the model, and returns the class to use."""
     _library("flax.linen", "Flax")
     from flax import linen
 
     class Model(linen.Module):
-        make: Callable[[], Any]
+        make: Function
 
         @linen.compact
         def __call__(self, x: Array) -> Array:
@@ -110,36 +115,38 @@ def _linen(form: Form, transform: Callable[[Any, Any], Any]) -> None:
 
     variables = {"params": {"first": {"kernel": jnp.asarray(_KERNEL), "bias": jnp.zeros(3)}}}
 
-    def gradient(make: Callable[[], Any]) -> Any:
+    def gradient(make: Function) -> Array:
         model = transform(linen, Model)(make)
-        return jax.grad(lambda v: model.apply(v, jnp.asarray(X)).sum())(variables)["params"]["first"]["kernel"]
+        gradients = jax.grad(lambda variables: model.apply(variables, jnp.asarray(X)).sum())(variables)
+        kernel: Array = gradients["params"]["first"]["kernel"]
+        return kernel
 
     _compare(gradient, partial(form.linen or form.make, COEFF), lambda: lambda x: x)
 
 
-@_transformation("linen, grad of apply")
+@transformation("linen, grad of apply")
 def _linen_grad(form: Form) -> None:
     _linen(form, lambda linen, model: model)
 
 
-@_transformation("linen.jit")
+@transformation("linen.jit")
 def _linen_jit(form: Form) -> None:
     _linen(form, lambda linen, model: linen.jit(model))
 
 
-@_transformation("linen.vmap")
+@transformation("linen.vmap")
 def _linen_vmap(form: Form) -> None:
     _linen(form, lambda linen, model: linen.vmap(model, variable_axes={"params": None}, split_rngs={"params": False}))
 
 
-@_transformation("linen.remat")
+@transformation("linen.remat")
 def _linen_remat(form: Form) -> None:
     _linen(form, lambda linen, model: linen.remat(model))
 
 
-@_transformation("linen.scan")
+@transformation("linen.scan")
 def _linen_scan(form: Form) -> None:
-    def transform(linen: Any, model: Any) -> Any:
+    def transform(linen: ModuleType, model: Any) -> Function:
         class Step(model):  # type: ignore[misc]
             def __call__(self, carry: None, x: Array) -> tuple[None, Array]:
                 return carry, super().__call__(x)
@@ -150,36 +157,55 @@ def _linen_scan(form: Form) -> None:
     _linen(form, transform)
 
 
-def _equinox(form: Form, differentiate: Callable[[Any, Any], Callable[..., Any]]) -> None:
-    """Look at an Equinox model; `differentiate` takes equinox and a loss(model, x), and gives what to call."""
+def _equinox(form: Form, differentiate: Callable[[ModuleType, Function], Function]) -> None:
+    """Check an Equinox model. `differentiate` takes equinox and a loss(model, x), and returns a function to call."""
     _library("equinox", "Equinox")
     import equinox
 
     class Model(equinox.Module):
         first: equinox.nn.Linear
-        layer: Any
+        layer: Layer
 
         def __call__(self, x: Array) -> Array:
             return jnp.sin(self.layer(jnp.tanh(self.first(x)))).sum()
 
-    def gradient(layer: Any) -> Any:
+    def gradient(layer: Layer) -> Array:
         model = Model(equinox.nn.Linear(3, 3, key=jax.random.key(0)), layer)
         loss = lambda model, x: jax.vmap(model)(x).sum()
-        return differentiate(equinox, loss)(model, jnp.asarray(X)).first.weight
+        weight: Array = differentiate(equinox, loss)(model, jnp.asarray(X)).first.weight
+        return weight
 
     _compare(gradient, form.make(COEFF), lambda x: x)
 
 
-@_transformation("equinox.filter_grad")
+@transformation("equinox.filter_grad")
 def _equinox_grad(form: Form) -> None:
     _equinox(form, lambda equinox, loss: equinox.filter_grad(loss))
 
 
-@_transformation("equinox.filter_jit of filter_grad")
+@transformation("equinox.filter_jit of filter_grad")
 def _equinox_jit(form: Form) -> None:
     _equinox(form, lambda equinox, loss: equinox.filter_jit(equinox.filter_grad(loss)))
 
 
-@_transformation("equinox.filter_checkpoint")
+@transformation("equinox.filter_checkpoint")
 def _equinox_checkpoint(form: Form) -> None:
     _equinox(form, lambda equinox, loss: equinox.filter_grad(equinox.filter_checkpoint(loss)))
+
+
+TRANSFORMATIONS = (
+    _nnx_grad,
+    _nnx_jit,
+    _nnx_vmap,
+    _nnx_remat,
+    _nnx_scan,
+    _nnx_split,
+    _linen_grad,
+    _linen_jit,
+    _linen_vmap,
+    _linen_remat,
+    _linen_scan,
+    _equinox_grad,
+    _equinox_jit,
+    _equinox_checkpoint,
+)

@@ -1,4 +1,4 @@
-"""Programs of JAX in which a layer is looked at. To add a transformation, write one function."""
+"""A layer in programs of JAX. A new transformation is a function and a line of the table."""
 
 from __future__ import annotations
 
@@ -14,49 +14,35 @@ import numpy as np
 from jax import Array, export, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from grl.check.form import Form, NotApplicableError, WrongError, transformation
 from grl.check.jax_derivatives import loss_of, over_coefficients, sample_loss_of, the_x
-from grl.check.matrix import (
-    COEFF,
-    FIRST,
-    SECOND,
-    WEIGHTS,
-    Form,
-    NotApplicable,
-    Transformation,
-    Wrong,
-    X,
-    registering,
-    same,
-)
+from grl.check.reference import COEFF, FIRST, SECOND, WEIGHTS, X, same
 
 __all__ = ["TRANSFORMATIONS", "count_traces", "instructions"]
 
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
 
-
-@_transformation("jit of grad")
+@transformation("jit of grad")
 def _jit_grad(form: Form) -> None:
     same(jax.jit(jax.grad(loss_of(form.make(COEFF))))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("grad of jit")
+@transformation("grad of jit")
 def _grad_jit(form: Form) -> None:
     same(jax.grad(jax.jit(loss_of(form.make(COEFF))))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("jit of vmap of grad")
+@transformation("jit of vmap of grad")
 def _jit_vmap_grad(form: Form) -> None:
     program = jax.jit(jax.vmap(jax.grad(sample_loss_of(form.make(COEFF)))))
     same(program(the_x(), jnp.asarray(WEIGHTS)), -COEFF * FIRST)
 
 
-@_transformation("jit of vmap over λ")
+@transformation("jit of vmap over λ")
 def _jit_vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, jax.jit), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
 
-@_transformation("jit of jvp")
+@transformation("jit of jvp")
 def _jit_jvp(form: Form) -> None:
     layer = form.make(COEFF)
     same(
@@ -64,17 +50,17 @@ def _jit_jvp(form: Form) -> None:
     )
 
 
-@_transformation("jit of hessian")
+@transformation("jit of hessian")
 def _jit_hessian(form: Form) -> None:
     found = jax.jit(jax.hessian(loss_of(form.make(COEFF))))(the_x()).reshape(12, 12)
     same(found, COEFF**2 * np.diag(SECOND.ravel()), "Hessian")
 
 
-@_transformation("jit, ramp of λ")
+@transformation("jit, ramp of λ")
 def _ramp(form: Form) -> None:
     traces = count_traces(form, np.linspace(-1, 1, 1000).tolist())
     if traces != 1:
-        raise Wrong(f"traces: expected 1, got {traces} for 1,000 values of λ")
+        raise WrongError(f"traces: expected 1, got {traces} for 1,000 values of λ")
 
 
 def count_traces(form: Form, coeffs: Sequence[float]) -> int:
@@ -101,19 +87,21 @@ def count_traces(form: Form, coeffs: Sequence[float]) -> int:
     return traces
 
 
-@_transformation("jit, forward: no instruction")
+@transformation("jit, forward: no instruction")
 def _forward_cost(form: Form) -> None:
     found = instructions(form.make(COEFF), jnp.zeros(1000))
     if found:
-        raise Wrong(f"instructions of the optimised program: expected none, got {', '.join(found)}")
+        raise WrongError(f"instructions of the optimised program: expected none, got {', '.join(found)}")
 
 
-@_transformation("jit, backward: one multiply")
+@transformation("jit, backward: one multiply")
 def _backward_cost(form: Form) -> None:
     layer = form.make(COEFF)
     found = instructions(lambda x, g: jax.vjp(layer, x)[1](g)[0], jnp.zeros(1000), jnp.ones(1000))
     if found != ["multiply"]:
-        raise Wrong(f"instructions of the optimised program: expected one multiply, got {', '.join(found) or 'none'}")
+        raise WrongError(
+            f"instructions of the optimised program: expected one multiply, got {', '.join(found) or 'none'}"
+        )
 
 
 _INSTRUCTION = re.compile(r"= (?P<type>\S+) (?P<name>[a-z][a-z0-9-]*)\(")
@@ -131,20 +119,20 @@ def instructions(function: Callable[..., Any], x: Array, *further: Any) -> list[
     return [name for name in found if name not in _MOVES]
 
 
-@_transformation("disable_jit")
+@transformation("disable_jit")
 def _disable_jit(form: Form) -> None:
     with jax.disable_jit():
         same(jax.grad(jax.jit(loss_of(form.make(COEFF))))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("remat")
+@transformation("remat")
 def _remat(form: Form) -> None:
     loss = jax.checkpoint(loss_of(form.make(COEFF)))
     same(jax.grad(loss)(the_x()), -COEFF * FIRST)
     same(jax.jit(jax.grad(loss))(the_x()), -COEFF * FIRST, "gradient under jit")
 
 
-@_transformation("scan")
+@transformation("scan")
 def _scan(form: Form) -> None:
     layer = form.make(COEFF)
 
@@ -160,7 +148,7 @@ def _sines() -> Any:
     return WEIGHTS * np.cos(X) * np.cos(np.sin(X)) * np.cos(np.sin(np.sin(X)))
 
 
-@_transformation("scan over λ")
+@transformation("scan over λ")
 def _scan_coeff(form: Form) -> None:
     form.reverse(the_x(), COEFF)  # says so where there is no such argument
 
@@ -172,7 +160,7 @@ def _scan_coeff(form: Form) -> None:
     same(jax.grad(loss)(the_x()), 0.1 * _sines())
 
 
-@_transformation("cond")
+@transformation("cond")
 def _cond(form: Form) -> None:
     layer = form.make(COEFF)
     loss = lambda x, reverse: lax.cond(reverse, loss_of(layer), loss_of(lambda x: x), x)
@@ -181,14 +169,14 @@ def _cond(form: Form) -> None:
     same(gradient(the_x(), False), FIRST, "gradient of the branch without")
 
 
-@_transformation("fori_loop")
+@transformation("fori_loop")
 def _fori(form: Form) -> None:
     layer = form.make(COEFF)
     loss = lambda x: (jnp.asarray(WEIGHTS) * lax.fori_loop(0, 3, lambda _, x: jnp.sin(layer(x)), x)).sum()
     same(jax.grad(loss)(the_x()), (-COEFF) ** 3 * _sines())
 
 
-@_transformation("while_loop, grad inside")
+@transformation("while_loop, grad inside")
 def _while(form: Form) -> None:
     gradient = jax.grad(loss_of(form.make(COEFF)))
 
@@ -202,7 +190,7 @@ def _while(form: Form) -> None:
     same(jax.jit(ascend)(the_x()), expected, "x after three steps up the loss")
 
 
-@_transformation("while_loop, jvp of it")
+@transformation("while_loop, jvp of it")
 def _while_jvp(form: Form) -> None:
     layer = form.make(COEFF)
 
@@ -217,11 +205,11 @@ def _mesh() -> Mesh:
     """As many of the devices that are present as x's four rows can be dealt out to."""
     devices = jax.devices()
     if len(devices) == 1:
-        raise NotApplicable("one device: nothing is dealt out")
+        raise NotApplicableError("one device: nothing is dealt out")
     return Mesh(np.array(devices[: 4 if len(devices) >= 4 else min(len(devices), 2)]), ("data",))
 
 
-@_transformation("shard_map")
+@transformation("shard_map")
 def _shard_map(form: Form) -> None:
     rows = PartitionSpec("data")
     layer = form.make(COEFF)
@@ -231,7 +219,7 @@ def _shard_map(form: Form) -> None:
     same(jax.grad(loss_of(sharded(layer, in_specs=rows)))(the_x()), -COEFF * FIRST, "gradient through shard_map")
 
 
-@_transformation("sharded arrays: no collective")
+@transformation("sharded arrays: no collective")
 def _sharded(form: Form) -> None:
     layer = form.make(COEFF)
     sharding = NamedSharding(_mesh(), PartitionSpec("data"))
@@ -242,41 +230,41 @@ def _sharded(form: Form) -> None:
     text = pull_back.lower(x, g).compile().as_text() or ""
     collectives = set(re.findall(r"(?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)(?=\()", text))
     if collectives:
-        raise Wrong(f"collectives: expected none, got {', '.join(sorted(collectives))}")
+        raise WrongError(f"collectives: expected none, got {', '.join(sorted(collectives))}")
     if not gradient.sharding.is_equivalent_to(sharding, 2):
-        raise Wrong(f"sharding: expected {sharding.spec}, got {gradient.sharding}")
+        raise WrongError(f"sharding: expected {sharding.spec}, got {gradient.sharding}")
 
 
-@_transformation("donation")
+@transformation("donation")
 def _donation(form: Form) -> None:
     gradient = jax.jit(jax.grad(loss_of(form.make(COEFF))), donate_argnums=0)
     same(gradient(jnp.array(X)), -COEFF * FIRST)
 
 
-@_transformation("eval_shape")
+@transformation("eval_shape")
 def _eval_shape(form: Form) -> None:
     layer, x = form.make(COEFF), jax.ShapeDtypeStruct((4, 3), jnp.float16)
     gradient = jax.eval_shape(jax.grad(lambda x: layer(x).sum()), x)
     if (gradient.shape, gradient.dtype) != (x.shape, x.dtype):
-        raise Wrong(f"gradient: expected {x.shape} {x.dtype}, got {gradient.shape} {gradient.dtype}")
+        raise WrongError(f"gradient: expected {x.shape} {x.dtype}, got {gradient.shape} {gradient.dtype}")
 
 
-@_transformation("export")
+@transformation("export")
 def _export(form: Form) -> None:
     same(jax.grad(_exported(form, (4, 3)).call)(the_x()), -COEFF * np.cos(X))
 
 
-@_transformation("export, symbolic shapes")
+@transformation("export, symbolic shapes")
 def _export_symbolic(form: Form) -> None:
     call = _exported(form, export.symbolic_shape("rows, 3")).call
     for size in (4, 3):
         same(jax.grad(call)(the_x()[:size]), -COEFF * np.cos(X[:size]), f"gradient at {size} rows")
 
 
-@_transformation("export, serialised")
+@transformation("export, serialised")
 def _export_serialised(form: Form) -> None:
     if find_spec("flatbuffers") is None:
-        raise NotApplicable("flatbuffers is not installed")
+        raise NotApplicableError("flatbuffers is not installed")
     program = export.deserialize(_exported(form, (4, 3)).serialize(vjp_order=1))
     same(jax.grad(program.call)(the_x()), -COEFF * np.cos(X))
 
@@ -285,3 +273,31 @@ def _exported(form: Form, shape: Any) -> Any:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     layer = form.make(COEFF)
     return export.export(jax.jit(lambda x: jnp.sin(layer(x)).sum()))(x)
+
+
+TRANSFORMATIONS = (
+    _jit_grad,
+    _grad_jit,
+    _jit_vmap_grad,
+    _jit_vmap_coeff,
+    _jit_jvp,
+    _jit_hessian,
+    _ramp,
+    _forward_cost,
+    _backward_cost,
+    _disable_jit,
+    _remat,
+    _scan,
+    _scan_coeff,
+    _cond,
+    _fori,
+    _while,
+    _while_jvp,
+    _shard_map,
+    _sharded,
+    _donation,
+    _eval_shape,
+    _export,
+    _export_symbolic,
+    _export_serialised,
+)

@@ -1,6 +1,6 @@
-"""The layers of others that are installed, and the forms that articles print, as they print them.
+"""The installed layers of other libraries, and the forms that articles print, as they print them.
 
-The order of the arguments, the sign and the arithmetic are theirs.
+Argument order, sign and arithmetic are those of the originals.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from grl.check.form import Form
 from grl.check.forms import function_form
-from grl.check.matrix import Form
 
 __all__ = ["PACKAGES", "peer_forms"]
 
 PACKAGES = {"torch": ("pytorch-revgrad", "torch-gradient-reversal"), "jax": ("optax",)}
-"""The distributions whose layers are looked at where they are installed, by backend."""
+"""The distributions whose layers are checked if they are installed, by backend."""
 
 
 def peer_forms(backend: str) -> list[Form]:
-    """Return the forms of others.
+    """Return the forms of other people.
 
     Args:
         backend: "torch" or "jax", which is then imported.
@@ -28,26 +28,27 @@ def peer_forms(backend: str) -> list[Form]:
 
 
 def _torch_peers() -> list[Form]:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.autograd import Function
 
     class Article(Function):
         @staticmethod
-        def forward(ctx: Any, input: Any, coeff: Any = 1.0) -> Any:
+        def forward(ctx: Any, input: Tensor, coeff: float = 1.0) -> Tensor:
             ctx.coeff = coeff
             return input.clone()
 
         @staticmethod
-        def backward(ctx: Any, grad_output: Any) -> Any:
+        def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
             return grad_output.neg() * ctx.coeff, None
 
     class ArticleModule(nn.Module):
-        def __init__(self, coeff: Any = 1.0) -> None:
+        def __init__(self, coeff: float = 1.0) -> None:
             super().__init__()
             self.coeff = coeff
 
-        def forward(self, input: Any) -> Any:
-            return Article.apply(input, self.coeff)  # type: ignore[no-untyped-call]
+        def forward(self, input: Tensor) -> Tensor:
+            y: Tensor = Article.apply(input, self.coeff)  # type: ignore[no-untyped-call]  # untyped in torch
+            return y
 
     forms = [
         function_form("article's Function", "torch", Article.apply),
@@ -63,19 +64,20 @@ def _torch_peers() -> list[Form]:
 
 def _jax_peers() -> list[Form]:
     import jax
+    from jax import Array
 
     @jax.custom_vjp
-    def reverse(x: Any, coeff: Any) -> Any:
+    def reverse(x: Array, coeff: Array) -> Array:
         return x
 
     reverse.defvjp(lambda x, coeff: (x, coeff), lambda coeff, g: (-coeff * g, None))
 
     @jax.custom_jvp
-    def reverse_jvp(x: Any, coeff: Any) -> Any:
+    def reverse_jvp(x: Array, coeff: Array) -> Array:
         return x
 
     @reverse_jvp.defjvp
-    def rule(primals: Any, tangents: Any) -> Any:
+    def rule(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
         (x, coeff), (tangent, _) = primals, tangents
         return x, -coeff * tangent
 

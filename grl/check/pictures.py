@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from grl.check.matrix import STATUSES, Cell, counts
-from grl.pictures import BACKENDS, GREY, TARGET, picture
+from grl.backends import FRAMEWORKS
+from grl.check.form import STATUSES, Cell
+from grl.check.matrix import counts
+from grl.pictures import GREY, TARGET, picture
 
 __all__ = ["draw_matrix"]
 
@@ -37,7 +39,7 @@ def draw_matrix(cells: Sequence[Cell], versions: Mapping[str, str], path: str | 
     Raises:
         WriteError: the file cannot be written.
     """
-    by_backend = {name: [cell for cell in cells if cell.backend == name] for name in BACKENDS}
+    by_backend = {name: [cell for cell in cells if cell.backend == name] for name in FRAMEWORKS}
     tables = {name: found for name, found in by_backend.items() if found}
     rows = max((len({cell.transformation for cell in found}) for found in tables.values()), default=0)
     widths = {name: _NAMES + _COLUMN * len({cell.form for cell in found}) for name, found in tables.items()}
@@ -50,7 +52,7 @@ def draw_matrix(cells: Sequence[Cell], versions: Mapping[str, str], path: str | 
             _draw_cells(panel, found)
             _draw_totals(panel, found)
             figure.text(
-                (left + 0.15) / width, 1 - (_TOP - 0.2) / height, BACKENDS[name], fontsize=12, fontweight="bold"
+                (left + 0.15) / width, 1 - (_TOP - 0.2) / height, FRAMEWORKS[name], fontsize=12, fontweight="bold"
             )
             left += widths[name]
         figure.legend(

@@ -1,4 +1,4 @@
-"""What PyTorch derives from a layer, and what it holds in memory. To add a transformation, write one function."""
+"""What PyTorch derives from a layer, and what it keeps in memory. A new one is a function and a line of the table."""
 
 from __future__ import annotations
 
@@ -14,25 +14,10 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from grl.check.matrix import (
-    BITS,
-    COEFF,
-    FIRST,
-    SECOND,
-    WEIGHTS,
-    Form,
-    Transformation,
-    Wrong,
-    X,
-    registering,
-    same,
-    same_bits,
-)
+from grl.check.form import Form, WrongError, transformation
+from grl.check.reference import BITS, COEFF, FIRST, SECOND, WEIGHTS, X, same, same_bits
 
 __all__ = ["TRANSFORMATIONS"]
-
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
 
 
 def the_x() -> Tensor:
@@ -73,17 +58,17 @@ def joined(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: loss(x) + 0 * x.sum()
 
 
-@_transformation("eager")
+@transformation("eager")
 def _eager(form: Form) -> None:
     x = the_x().requires_grad_()
     y = form.make(COEFF)(x)
     if y.dtype != x.dtype:
-        raise Wrong(f"dtype: expected {x.dtype}, got {y.dtype}")
+        raise WrongError(f"dtype: expected {x.dtype}, got {y.dtype}")
     same(y.detach(), X, "value")
     same(derivative((fresh(WEIGHTS) * torch.sin(y)).sum(), x), -COEFF * FIRST)
 
 
-@_transformation("beside the layer: f(x) + g(R(x))")
+@transformation("beside the layer: f(x) + g(R(x))")
 def _beside(form: Form) -> None:
     layer = form.make(COEFF)
 
@@ -95,14 +80,14 @@ def _beside(form: Form) -> None:
     same(gradient_of(loss), (1 - COEFF) * WEIGHTS)
 
 
-@_transformation("λ = 0, λ < 0")
+@transformation("λ = 0, λ < 0")
 def _signs(form: Form) -> None:
     for coeff in (0.0, -2.0):
         for where, layer in form.ways(coeff):
             same(gradient_of(loss_of(layer)), -coeff * FIRST, f"gradient at λ = {coeff:g}, given {where}")
 
 
-@_transformation("forward keeps the bits")
+@transformation("forward keeps the bits")
 def _bits(form: Form) -> None:
     for what, coeff in (("value", COEFF), ("value at λ = 0", 0.0)):
         x = torch.from_numpy(BITS.view(np.float32).copy()).requires_grad_()
@@ -110,19 +95,19 @@ def _bits(form: Form) -> None:
         same_bits(y.detach().numpy(), what)
 
 
-@_transformation("double backward")
+@transformation("double backward")
 def _double_backward(form: Form) -> None:
     x = the_x().requires_grad_()
     first = derivative(loss_of(form.make(COEFF))(x), x, create_graph=True)
     same(derivative(first.sum(), x), COEFF**2 * SECOND, "second derivative")
 
 
-@_transformation("func.grad")
+@transformation("func.grad")
 def _func_grad(form: Form) -> None:
     same(grad(loss_of(form.make(COEFF)))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("func.grad, in-place operation afterwards")
+@transformation("func.grad, in-place operation afterwards")
 def _func_grad_in_place(form: Form) -> None:
     layer = form.make(COEFF)
 
@@ -137,20 +122,20 @@ def _func_grad_in_place(form: Form) -> None:
     same(gradient, (1 - 2 * COEFF) * WEIGHTS)
 
 
-@_transformation("func.vjp")
+@transformation("func.vjp")
 def _func_vjp(form: Form) -> None:
     value, pullback, *_ = vjp(form.make(COEFF), the_x())
     same(value, X, "value")
     same(pullback(fresh(FIRST))[0], -COEFF * FIRST)
 
 
-@_transformation("func.vmap of grad")
+@transformation("func.vmap of grad")
 def _func_vmap_grad(form: Form) -> None:
     gradients = vmap(grad(sample_loss_of(form.make(COEFF))))(the_x(), fresh(WEIGHTS))
     same(gradients, -COEFF * FIRST)
 
 
-@_transformation("func.vmap over λ")
+@transformation("func.vmap over λ")
 def _func_vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, lambda f: f), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
@@ -163,7 +148,7 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Tensor:
     return gradients
 
 
-@_transformation("func.grad of vmap over λ")
+@transformation("func.grad of vmap over λ")
 def _func_grad_vmap_coeff(form: Form) -> None:
     form.reverse(the_x(), COEFF)  # says so where there is no such argument
     coeffs, scales = torch.tensor([0.1, -2.0]), torch.tensor([1.0, 3.0])
@@ -175,7 +160,7 @@ def _func_grad_vmap_coeff(form: Form) -> None:
     same(grad(loss)(the_x()), (2.0 * 3.0 - 0.1) * FIRST)
 
 
-@_transformation("per-sample λ")
+@transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
     for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
         coeffs, x = torch.tensor([0.1, -2.0, 0.0, 1.0])[:rows], fresh(X[:rows]).requires_grad_()
@@ -183,31 +168,31 @@ def _per_sample(form: Form) -> None:
         same(derivative(loss, x), -coeffs[:, None] * FIRST[:rows], f"gradient of {rows} samples of 3")
 
 
-@_transformation("func.jacrev")
+@transformation("func.jacrev")
 def _func_jacrev(form: Form) -> None:
     jacobian = jacrev(lambda x: torch.sin(form.make(COEFF)(x)))(the_x()).reshape(12, 12)
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
 
 
-@_transformation("func.jacfwd")
+@transformation("func.jacfwd")
 def _func_jacfwd(form: Form) -> None:
     jacobian = jacfwd(lambda x: torch.sin(form.make(COEFF)(x)))(the_x()).reshape(12, 12)
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
 
 
-@_transformation("func.jvp")
+@transformation("func.jvp")
 def _func_jvp(form: Form) -> None:
     value, tangent, *_ = jvp(form.make(COEFF), (the_x(),), (fresh(WEIGHTS),))
     same(value, X, "value")
     same(tangent, -COEFF * WEIGHTS, "tangent")
 
 
-@_transformation("func.hessian")
+@transformation("func.hessian")
 def _func_hessian(form: Form) -> None:
     same(hessian(loss_of(form.make(COEFF)))(the_x()).reshape(12, 12), COEFF**2 * np.diag(SECOND.ravel()), "Hessian")
 
 
-@_transformation("functional_call, per sample")
+@transformation("functional_call, per sample")
 def _functional_call(form: Form) -> None:
     torch.manual_seed(0)
     first, last = nn.Linear(3, 3), nn.Linear(3, 1)
@@ -234,7 +219,7 @@ class _Chain(nn.Module):
         return y
 
 
-@_transformation("forward_ad dual numbers")
+@transformation("forward_ad dual numbers")
 def _dual(form: Form) -> None:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(the_x(), fresh(WEIGHTS))
@@ -243,14 +228,38 @@ def _dual(form: Form) -> None:
         same(np.zeros_like(X) if tangent is None else tangent, -COEFF * WEIGHTS, "tangent")
 
 
-@_transformation("checkpoint, reentrant")
+@transformation("checkpoint, reentrant")
 def _checkpoint_reentrant(form: Form) -> None:
     x = the_x().requires_grad_()
     checkpoint(joined(loss_of(form.make(COEFF))), x, use_reentrant=True).backward()  # it refuses autograd.grad
-    same(x.grad, -COEFF * FIRST)
+    same(torch.zeros_like(x) if x.grad is None else x.grad, -COEFF * FIRST)
 
 
-@_transformation("checkpoint, non-reentrant")
+@transformation("checkpoint, non-reentrant")
 def _checkpoint(form: Form) -> None:
     loss = loss_of(form.make(COEFF))
     same(gradient_of(lambda x: checkpoint(loss, x, use_reentrant=False)), -COEFF * FIRST)
+
+
+TRANSFORMATIONS = (
+    _eager,
+    _beside,
+    _signs,
+    _bits,
+    _double_backward,
+    _func_grad,
+    _func_grad_in_place,
+    _func_vjp,
+    _func_vmap_grad,
+    _func_vmap_coeff,
+    _func_grad_vmap_coeff,
+    _per_sample,
+    _func_jacrev,
+    _func_jacfwd,
+    _func_jvp,
+    _func_hessian,
+    _functional_call,
+    _dual,
+    _checkpoint_reentrant,
+    _checkpoint,
+)

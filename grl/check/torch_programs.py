@@ -1,4 +1,4 @@
-"""Programs of PyTorch in which a layer is looked at. To add a transformation, write one function."""
+"""A layer in programs of PyTorch. A new transformation is a function and a line of the table."""
 
 from __future__ import annotations
 
@@ -13,19 +13,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from grl.check.matrix import (
-    COEFF,
-    FIRST,
-    SECOND,
-    WEIGHTS,
-    Form,
-    NotApplicable,
-    Transformation,
-    Wrong,
-    X,
-    registering,
-    same,
-)
+from grl.check.form import Form, NotApplicableError, WrongError, transformation
+from grl.check.reference import COEFF, FIRST, SECOND, WEIGHTS, X, same
 from grl.check.torch_derivatives import (
     derivative,
     fresh,
@@ -39,70 +28,67 @@ from grl.check.torch_derivatives import (
 
 __all__ = ["TRANSFORMATIONS", "count_graphs", "count_kernels"]
 
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
-
 
 def _compiled(function: Any, backend: Any = "aot_eager", **options: Any) -> Any:
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, backend=backend, **options)
 
 
-@_transformation("compile")
+@transformation("compile")
 def _compile(form: Form) -> None:
     same(gradient_of(_compiled(loss_of(form.make(COEFF)))), -COEFF * FIRST)
 
 
-@_transformation("compile of func.grad")
+@transformation("compile of func.grad")
 def _compile_grad(form: Form) -> None:
     same(_compiled(grad(loss_of(form.make(COEFF))))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("compile of func.vjp")
+@transformation("compile of func.vjp")
 def _compile_vjp(form: Form) -> None:
     layer = form.make(COEFF)
     same(_compiled(lambda x, g: vjp(layer, x)[1](g)[0])(the_x(), fresh(FIRST)), -COEFF * FIRST)
 
 
-@_transformation("compile of func.vmap of grad")
+@transformation("compile of func.vmap of grad")
 def _compile_vmap_grad(form: Form) -> None:
     program = _compiled(vmap(grad(sample_loss_of(form.make(COEFF)))))
     same(program(the_x(), fresh(WEIGHTS)), -COEFF * FIRST)
 
 
-@_transformation("compile of func.vmap over λ")
+@transformation("compile of func.vmap over λ")
 def _compile_vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, _compiled), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
 
-@_transformation("compile of func.jacrev")
+@transformation("compile of func.jacrev")
 def _compile_jacrev(form: Form) -> None:
     layer = form.make(COEFF)
     jacobian = _compiled(jacrev(lambda x: torch.sin(layer(x))))(the_x()).reshape(12, 12)
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
 
 
-@_transformation("compile of func.jacfwd")
+@transformation("compile of func.jacfwd")
 def _compile_jacfwd(form: Form) -> None:
     layer = form.make(COEFF)
     jacobian = _compiled(jacfwd(lambda x: torch.sin(layer(x))))(the_x()).reshape(12, 12)
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
 
 
-@_transformation("compile of func.jvp")
+@transformation("compile of func.jvp")
 def _compile_jvp(form: Form) -> None:
     layer = form.make(COEFF)
     tangent = _compiled(lambda x, t: jvp(layer, (x,), (t,))[1])(the_x(), fresh(WEIGHTS))
     same(tangent, -COEFF * WEIGHTS, "tangent")
 
 
-@_transformation("compile of func.hessian")
+@transformation("compile of func.hessian")
 def _compile_hessian(form: Form) -> None:
     found = _compiled(hessian(loss_of(form.make(COEFF))))(the_x()).reshape(12, 12)
     same(found, COEFF**2 * np.diag(SECOND.ravel()), "Hessian")
 
 
-@_transformation("compile, autograd.grad inside")
+@transformation("compile, autograd.grad inside")
 def _compile_autograd_grad(form: Form) -> None:
     loss = joined(loss_of(form.make(COEFF)))
     with torch._dynamo.config.patch(trace_autograd_ops=True):  # off by default up to torch 2.13
@@ -110,7 +96,7 @@ def _compile_autograd_grad(form: Form) -> None:
         same(program(the_x().requires_grad_()).detach(), -COEFF * FIRST)
 
 
-@_transformation("compile, dynamic shapes")
+@transformation("compile, dynamic shapes")
 def _compile_dynamic(form: Form) -> None:
     layer = form.make(COEFF)
     program = _compiled(lambda x: torch.sin(layer(x)).sum(), dynamic=True)
@@ -119,11 +105,11 @@ def _compile_dynamic(form: Form) -> None:
         same(gradient_of(program, fresh(x)), -COEFF * np.cos(x), f"gradient at {size} rows")
 
 
-@_transformation("compile, ramp of λ")
+@transformation("compile, ramp of λ")
 def _compile_ramp(form: Form) -> None:
     graphs = count_graphs(form, np.linspace(-1, 1, 12).tolist())
     if graphs > 2:
-        raise Wrong(f"graphs: expected at most 2, got {graphs} for 12 values of λ")
+        raise WrongError(f"graphs: expected at most 2, got {graphs} for 12 values of λ")
 
 
 def count_graphs(form: Form, coeffs: Sequence[float]) -> int:
@@ -142,17 +128,17 @@ def count_graphs(form: Form, coeffs: Sequence[float]) -> int:
     return int(counter.frame_count)
 
 
-@_transformation("func.grad of a compiled function")
+@transformation("func.grad of a compiled function")
 def _grad_of_compiled(form: Form) -> None:
     torch._dynamo.reset()
     same(grad(torch.compile(loss_of(form.make(COEFF)), backend="aot_eager"))(the_x()), -COEFF * FIRST)
 
 
-@_transformation("compile, Inductor: no kernel more")
+@transformation("compile, Inductor: no kernel more")
 def _kernels(form: Form) -> None:
     expected, got = count_kernels(None), count_kernels(form)
     if got > expected:
-        raise Wrong(f"kernels: expected {expected}, as with an identity in its place, got {got}")
+        raise WrongError(f"kernels: expected {expected}, as with an identity in its place, got {got}")
 
 
 @cache
@@ -170,13 +156,13 @@ def count_kernels(form: Form | None) -> int:
     return int(metrics.generated_kernel_count)
 
 
-@_transformation("export")
+@transformation("export")
 def _export(form: Form) -> None:
     program = torch.export.export(_Network(form), (the_x(),))
     same(gradient_of(lambda x: program.module()(x)), -COEFF * FIRST)
 
 
-@_transformation("export, decomposed and loaded")
+@transformation("export, decomposed and loaded")
 def _export_decomposed(form: Form) -> None:
     file = io.BytesIO()
     torch.export.save(torch.export.export(_Network(form), (the_x(),)).run_decompositions(), file)
@@ -185,13 +171,13 @@ def _export_decomposed(form: Form) -> None:
     same(gradient_of(lambda x: program.module()(x)), -COEFF * FIRST)
 
 
-@_transformation("ONNX")
+@transformation("ONNX")
 def _onnx(form: Form) -> None:
     try:
         import onnx.reference
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise NotApplicable(f"{error.name} is not installed") from error
+        raise NotApplicableError(f"{error.name} is not installed") from error
     program = torch.onnx.export(_Network(form), (the_x(),), dynamo=True, verbose=False)
     assert program is not None
     session = onnx.reference.ReferenceEvaluator(program.model_proto)
@@ -199,12 +185,12 @@ def _onnx(form: Form) -> None:
     same(value, (WEIGHTS * np.sin(X)).sum(), "value")
 
 
-@_transformation("jit.trace")
+@transformation("jit.trace")
 def _jit_trace(form: Form) -> None:
     same(gradient_of(torch.jit.trace(_Network(form), the_x())), -COEFF * FIRST)
 
 
-@_transformation("fx.symbolic_trace")
+@transformation("fx.symbolic_trace")
 def _symbolic_trace(form: Form) -> None:
     same(gradient_of(torch.fx.symbolic_trace(_Network(form))), -COEFF * FIRST)
 
@@ -219,12 +205,36 @@ class _Network(nn.Module):
         return (self.weights * torch.sin(self.layer(x))).sum()
 
 
-@_transformation("CUDA graph")
+@transformation("CUDA graph")
 def _cuda_graph(form: Form) -> None:
     if not torch.cuda.is_available():
-        raise NotApplicable("no CUDA device")
+        raise NotApplicableError("no CUDA device")
     layer, x = form.make(COEFF), the_x().cuda().requires_grad_()
     function: Any = torch.cuda.make_graphed_callables(lambda x: torch.sin(layer(x)).sum(), (x,))
     for _ in range(2):
         gradient = derivative(function(x), x)
         same(gradient.cpu(), -COEFF * np.cos(X))
+
+
+TRANSFORMATIONS = (
+    _compile,
+    _compile_grad,
+    _compile_vjp,
+    _compile_vmap_grad,
+    _compile_vmap_coeff,
+    _compile_jacrev,
+    _compile_jacfwd,
+    _compile_jvp,
+    _compile_hessian,
+    _compile_autograd_grad,
+    _compile_dynamic,
+    _compile_ramp,
+    _grad_of_compiled,
+    _kernels,
+    _export,
+    _export_decomposed,
+    _onnx,
+    _jit_trace,
+    _symbolic_trace,
+    _cuda_graph,
+)

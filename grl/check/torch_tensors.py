@@ -1,4 +1,4 @@
-"""Kinds of tensors that a layer meets, and what it does to memory. To add a transformation, write one function."""
+"""Kinds of tensors, and what a layer does to memory. A new transformation is a function and a line of the table."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from grl.check.matrix import COEFF, FIRST, WEIGHTS, Form, NotApplicable, Transformation, Wrong, X, registering, same
+from grl.check.form import Form, NotApplicableError, WrongError, transformation
+from grl.check.reference import COEFF, FIRST, WEIGHTS, X, same
 from grl.check.torch_derivatives import derivative, fresh, gradient_of, joined, loss_of, the_x
 
 __all__ = ["TRANSFORMATIONS"]
 
-TRANSFORMATIONS: dict[str, Transformation] = {}
-_transformation = registering(TRANSFORMATIONS)
 
-
-@_transformation("integers")
+@transformation("integers")
 def _integers(form: Form) -> None:
     x = torch.arange(4)
     y = form.make(COEFF)(x)
     if y.dtype != x.dtype or not torch.equal(y, x):
-        raise Wrong(f"integers: expected {x.tolist()} of {x.dtype}, got {y.tolist()} of {y.dtype}")
+        raise WrongError(f"integers: expected {x.tolist()} of {x.dtype}, got {y.tolist()} of {y.dtype}")
 
 
-@_transformation("complex")
+@transformation("complex")
 def _complex(form: Form) -> None:
     x = torch.complex(the_x(), the_x().flip(0))
     y = form.make(COEFF)(x.requires_grad_())
@@ -39,7 +37,7 @@ def _complex(form: Form) -> None:
     same(gradient, -COEFF * (FIRST + 1j * WEIGHTS))
 
 
-@_transformation("autocast bfloat16")
+@transformation("autocast bfloat16")
 def _autocast(form: Form) -> None:
     torch.manual_seed(0)
     first, layer = nn.Linear(3, 3), form.make(COEFF)
@@ -48,12 +46,12 @@ def _autocast(form: Form) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = reverse(first(the_x()))
         if y.dtype != torch.bfloat16:
-            raise Wrong(f"dtype: expected bfloat16, got {y.dtype}")
+            raise WrongError(f"dtype: expected bfloat16, got {y.dtype}")
         gradients.append(derivative(y.float().sum(), first.weight))
     same(gradients[0], -COEFF * gradients[1], "weight gradient", 0.02)
 
 
-@_transformation("GradScaler")
+@transformation("GradScaler")
 def _grad_scaler(form: Form) -> None:
     parameter = nn.Parameter(the_x())
     optimizer = torch.optim.SGD([parameter], lr=1.0)
@@ -63,7 +61,7 @@ def _grad_scaler(form: Form) -> None:
     same(parameter.detach(), X + COEFF * FIRST, "parameter after a step")
 
 
-@_transformation("16 bits: λ is not rounded")
+@transformation("16 bits: λ is not rounded")
 def _sixteen_bits(form: Form) -> None:
     ways = [(f"a number {where}", layer) for where, layer in form.ways(COEFF)]
     if form.call is not None:
@@ -77,10 +75,10 @@ def _sixteen_bits(form: Form) -> None:
             if not torch.equal(gradient, expected):
                 share = (gradient != expected).float().mean().item()
                 name = str(dtype).removeprefix("torch.")
-                raise Wrong(f"{name} gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
+                raise WrongError(f"{name} gradient, λ as {kind}: {share:.0%} of the elements are rounded twice")
 
 
-@_transformation("64 bits: λ is not rounded")
+@transformation("64 bits: λ is not rounded")
 def _sixty_four_bits(form: Form) -> None:
     x = fresh(X.astype(np.float64)).requires_grad_()
     cotangent = np.linspace(1, 2, 12).reshape(4, 3)
@@ -88,7 +86,7 @@ def _sixty_four_bits(form: Form) -> None:
     same(gradient, -COEFF * cotangent, "float64 gradient", 1e-15)
 
 
-@_transformation("nothing is kept alive")
+@transformation("nothing is kept alive")
 def _memory(form: Form) -> None:
     saved: list[Tensor] = []
 
@@ -102,7 +100,7 @@ def _memory(form: Form) -> None:
         y = layer(x)
     kept = max((_elements(tensor) for tensor in (*saved, *_held(y.grad_fn))), default=0)
     if kept >= 1000:
-        raise Wrong(f"saved for the backward pass: expected nothing of x's size, got {kept} elements of 1000")
+        raise WrongError(f"saved for the backward pass: expected nothing of x's size, got {kept} elements of 1000")
     saved.clear()
     x = torch.zeros(1000, requires_grad=True) + 1
     storage = StorageWeakRef(x.untyped_storage())
@@ -110,7 +108,9 @@ def _memory(form: Form) -> None:
     loss = y.sum()
     del x, y
     if loss.requires_grad and not storage.expired():  # by a closure, say
-        raise Wrong("the memory of x: expected it to be free once x and y are gone, but the backward pass keeps it")
+        raise WrongError(
+            "the memory of x: expected it to be free once x and y are gone, but the backward pass keeps it"
+        )
 
 
 def _elements(tensor: Tensor) -> int:
@@ -128,7 +128,7 @@ def _held(node: Any) -> Iterator[Tensor]:
         yield from _held(before)
 
 
-@_transformation("in-place operation afterwards")
+@transformation("in-place operation afterwards")
 def _in_place(form: Form) -> None:
     x = the_x().requires_grad_()
     y = form.make(COEFF)(x * 1.0)
@@ -137,7 +137,7 @@ def _in_place(form: Form) -> None:
     same(gradient, -COEFF * 2.0 * WEIGHTS)
 
 
-@_transformation("λ changed before backward")
+@transformation("λ changed before backward")
 def _changed_coefficient(form: Form) -> None:
     coeff = torch.tensor(COEFF)
     x = the_x().requires_grad_()
@@ -147,19 +147,19 @@ def _changed_coefficient(form: Form) -> None:
     same(gradient, -COEFF * FIRST)
 
 
-@_transformation("no gradient to λ")
+@transformation("no gradient to λ")
 def _no_gradient_to_coefficient(form: Form) -> None:
     coeff = torch.tensor(COEFF, requires_grad=True)
     x = the_x().requires_grad_()
     to_coeff = derivative(loss_of(lambda x: form.reverse(x, coeff))(x), coeff)
     if to_coeff.abs().max() > 0:
-        raise Wrong(f"gradient of λ: expected none, got {to_coeff}")
+        raise WrongError(f"gradient of λ: expected none, got {to_coeff}")
 
 
-@_transformation("CUDA")
+@transformation("CUDA")
 def _cuda(form: Form) -> None:
     if not torch.cuda.is_available():
-        raise NotApplicable("no CUDA device")
+        raise NotApplicableError("no CUDA device")
     x = the_x().cuda().requires_grad_()
     gradient = derivative(loss_of(form.make(COEFF))(x), x)
     same(gradient.cpu(), -COEFF * FIRST)
@@ -169,24 +169,24 @@ class _Tagged(Tensor):
     pass
 
 
-@_transformation("tensor subclass")
+@transformation("tensor subclass")
 def _subclass(form: Form) -> None:
     x = the_x().as_subclass(_Tagged).requires_grad_()
     y = form.make(COEFF)(x)
     if not isinstance(y, _Tagged):
-        raise Wrong(f"type: expected the subclass, got {type(y).__name__}")
+        raise WrongError(f"type: expected the subclass, got {type(y).__name__}")
     gradient = derivative((fresh(FIRST) * y).sum(), x)
     same(gradient.as_subclass(Tensor), -COEFF * FIRST)
 
 
-@_transformation("DTensor")
+@transformation("DTensor")
 def _dtensor(form: Form) -> None:
     import torch.distributed as distributed
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
     if not distributed.is_available():
-        raise NotApplicable("torch.distributed is not built in")
+        raise NotApplicableError("torch.distributed is not built in")
     mine = not distributed.is_initialized()
     if mine:
         store = distributed.HashStore()  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ def _dtensor(form: Form) -> None:
         x: Any = distribute_tensor(the_x(), init_device_mesh("cpu", (1,)), [Shard(0)]).requires_grad_()
         y = form.make(COEFF)(x)
         if y.placements != x.placements:
-            raise Wrong(f"placements: expected {x.placements}, got {y.placements}")
+            raise WrongError(f"placements: expected {x.placements}, got {y.placements}")
         gradient: Any = derivative(torch.sin(y).sum(), x)
         same(gradient.full_tensor(), -COEFF * np.cos(X))
     finally:
@@ -203,7 +203,7 @@ def _dtensor(form: Form) -> None:
             distributed.destroy_process_group()
 
 
-@_transformation("meta and fake tensors")
+@transformation("meta and fake tensors")
 def _meta(form: Form) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -214,13 +214,13 @@ def _meta(form: Form) -> None:
         leaf: Tensor = x.detach().requires_grad_()
         y = layer(leaf).sum()
         if not y.requires_grad:
-            raise Wrong("gradient: expected one, got none: x is cut off")
+            raise WrongError("gradient: expected one, got none: x is cut off")
         gradient = derivative(y, leaf)
         if (gradient.shape, gradient.dtype) != (x.shape, x.dtype):
-            raise Wrong(f"gradient: expected {x.shape} {x.dtype}, got {gradient.shape} {gradient.dtype}")
+            raise WrongError(f"gradient: expected {x.shape} {x.dtype}, got {gradient.shape} {gradient.dtype}")
 
 
-@_transformation("threads")
+@transformation("threads")
 def _threads(form: Form) -> None:
     begin = Barrier(4)
 
@@ -232,3 +232,22 @@ def _threads(form: Form) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, (0.1, 0.5, 2.0, -1.0)))
+
+
+TRANSFORMATIONS = (
+    _integers,
+    _complex,
+    _autocast,
+    _grad_scaler,
+    _sixteen_bits,
+    _sixty_four_bits,
+    _memory,
+    _in_place,
+    _changed_coefficient,
+    _no_gradient_to_coefficient,
+    _cuda,
+    _subclass,
+    _dtensor,
+    _meta,
+    _threads,
+)

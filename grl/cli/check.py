@@ -17,9 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from grl.check.check_layer import installed_backends, select, versions
+from grl.backends import FRAMEWORKS, installed_backends
+from grl.check.check_layer import select, versions
+from grl.check.form import STATUSES, Cell, Form
 from grl.check.forms import CheckError, form_of, load_target, our_forms
-from grl.check.matrix import STATUSES, Cell, Form, check_form, counts, records
+from grl.check.matrix import check_form, counts, records
 from grl.check.peers import PACKAGES, peer_forms
 from grl.cli.progress import make_console
 from grl.files import replacing
@@ -28,7 +30,6 @@ __all__ = ["check"]
 
 _LONGEST_NAME = 200  # bytes; a file system takes 255, and a temporary name is longer than the final one
 _STYLES = {"ok": "green", "refuses": "yellow", "n/a": "dim", "WRONG": "bold red"}
-_FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
 
 def check(
@@ -68,7 +69,7 @@ def check(
     names = _select(backends, only)
     forms = {name: _forms(name, target, peers) for name in backends if names[name]}
     console, known = make_console(), versions(backends, peers)
-    for line in _header(known, [] if backend else list(_FRAMEWORKS), backends if peers else ()):
+    for line in _header(known, [] if backend else list(FRAMEWORKS), backends if peers else ()):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     cells = _run(console, forms, names)
     for name in forms:
@@ -90,7 +91,7 @@ def _useless(cells: Sequence[Cell]) -> list[str]:
 
 
 def _backends(target: str | None, backend: str | None) -> tuple[str, ...]:
-    if backend is not None and backend not in _FRAMEWORKS:
+    if backend is not None and backend not in FRAMEWORKS:
         raise CheckError(f"--backend: got {backend!r}; expected torch or jax.")
     if target is not None and backend is None:
         raise CheckError("--target: got no --backend; expected --backend torch or --backend jax beside it.")
@@ -150,7 +151,7 @@ def _header(known: dict[str, str], wanted: Sequence[str], with_peers: Sequence[s
     yield ", ".join(f"{name} {version}" for name, version in known.items())
     for backend in wanted:
         if backend not in installed_backends():
-            yield f"{_FRAMEWORKS[backend]} is not installed: its layers are not looked at."
+            yield f"{FRAMEWORKS[backend]} is not installed: its layers are not looked at."
     absent = [name for backend in with_peers for name in PACKAGES[backend] if name not in known]
     if absent:
         yield f'Not installed: {", ".join(absent)}. To look at them too: pip install "grl[peers]"'
@@ -165,18 +166,18 @@ def _run(console: Console, forms: dict[str, list[Form]], names: dict[str, list[s
         bar = progress.add_task("", total=sum(len(forms[name]) * len(names[name]) for name in forms))
         for backend, form in ((name, form) for name, listed in forms.items() for form in listed):
             for name in names[backend]:
-                progress.update(bar, description=f"{_FRAMEWORKS[backend]}, {form.name}: {name}")
+                progress.update(bar, description=f"{FRAMEWORKS[backend]}, {form.name}: {name}")
                 cells += check_form(form, [name])
                 progress.advance(bar)
             if not live:
-                console.print(f"{_FRAMEWORKS[backend]}, {form.name}: {len(names[backend])} looked at", markup=False)
+                console.print(f"{FRAMEWORKS[backend]}, {form.name}: {len(names[backend])} looked at", markup=False)
     return cells
 
 
 def _table(backend: str, cells: Sequence[Cell]) -> Table:
     forms = list(dict.fromkeys(cell.form for cell in cells))
     found = {(cell.form, cell.transformation): cell.status for cell in cells}
-    table = Table(title=_FRAMEWORKS[backend], box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=FRAMEWORKS[backend], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("transformation", no_wrap=len(forms) <= 4)
     for form in forms:
         table.add_column(Text(form.replace("_", "_\n", 1)), justify="center", overflow="fold")
@@ -200,7 +201,7 @@ def _reasons(cells: Sequence[Cell]) -> list[Text]:
         for (backend, transformation, reason), forms in found.items():
             line = Text(status, _STYLES[status])
             lines.append(
-                line.append(f" {_FRAMEWORKS[backend]}, {transformation}", "bold").append(
+                line.append(f" {FRAMEWORKS[backend]}, {transformation}", "bold").append(
                     f" ({', '.join(forms)}): {reason}", "default"
                 )
             )

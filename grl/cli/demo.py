@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from grl.backends import installed_backends
 from grl.cli.output import integer, output_directory
 from grl.cli.progress import Follower, make_console
 from grl.datasets import TASKS
 from grl.experiment import Result
 from grl.experiment.config import ConfigError
-from grl.experiment.demo import installed_backends, largest_gap, run_demo, save_figures
+from grl.experiment.demo import largest_gap, run_demo, save_figures
 
 __all__ = ["demo"]
 
@@ -33,7 +34,7 @@ def demo(
     The default takes some four minutes on two cores: MNIST digits as the labelled source, and as the unlabelled target
     other digits, blended with photographs.
     """
-    backends = installed_backends()
+    backends = installed_backends(training=True)
     if not backends:
         raise ConfigError('no framework is installed: pip install "grl[all]"')
     console = make_console()

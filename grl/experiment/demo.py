@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from os import PathLike
 from typing import Any
 
-from grl.experiment.config import BACKENDS, Config
+from grl.experiment.config import Config
 from grl.experiment.result import Result, Update
 from grl.experiment.run import load_data, train
 from grl.files import replacing
 
-__all__ = ["METHODS", "figures", "installed_backends", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
+__all__ = ["METHODS", "figures", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
 
 METHODS = ("source-only", "dann")
-_PACKAGES = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
-
-
-def installed_backends() -> tuple[str, ...]:
-    """Return the backends whose packages are all installed, without importing one."""
-    return tuple(name for name in BACKENDS if all(find_spec(package) is not None for package in _PACKAGES[name]))
 
 
 def run_demo(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from grl.bits import assert_same_bits, ulp_distance
 from grl.check.check_layer import check_layer
+from grl.check.form import Cell, Form
 from grl.check.forms import CheckError
-from grl.check.matrix import Cell, Form
 from grl.diagnosis.gradient_report import DomainGradientReport, ParameterGradient, domain_gradient_report
 from grl.diagnosis.reversal import Reversal, assert_reverses, measure_reversal
 from grl.weights.copying import copy_weights

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from grl.backends import FRAMEWORKS
 from grl.datasets import Task
 from grl.experiment import Result
 from grl.experiment.demo import loss_gaps
-from grl.pictures import BACKENDS, GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
+from grl.pictures import GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
 from grl.report.features import draw_domains, draw_points, embed, legend_below
 
 __all__ = ["draw_demo"]
@@ -51,7 +52,7 @@ def draw_demo(results: Sequence[Result], path: str | PathLike[str]) -> None:
         for panel, letter, result in zip(panels[1], "de", shown, strict=False):
             embedding = embed(result.after)
             draw_domains(panel, embedding, result.after)
-            method, backend = METHODS[result.config.method], BACKENDS[result.config.backend]
+            method, backend = METHODS[result.config.method], FRAMEWORKS[result.config.backend]
             title(panel, letter, f"features, {method} ({backend}, {embedding.name if embedding else ''})")
         _draw_domain_losses(panels[1, 2], results)
         title(panels[1, 2], "f", "DANN's domain loss, mean of 20 steps")
@@ -98,7 +99,7 @@ def _draw_accuracies(panel: Axes, results: Sequence[Result]) -> None:
         hatch = "//" if backend == "jax" else ""
         score = result.metrics["target_accuracy"]
         bar = panel.bar(place, score, 0.92 * width, color=_COLOURS[method], edgecolor="white", hatch=hatch)
-        panel.bar_label(bar, [f"{BACKENDS[backend]}\n{score:.1%}"], padding=3)
+        panel.bar_label(bar, [f"{FRAMEWORKS[backend]}\n{score:.1%}"], padding=3)
     chance = 1 / results[0].task.num_classes
     panel.axhline(chance, color="black", linestyle=":", linewidth=1.4)
     panel.text((len(methods) - 1) / 2, chance + 0.01, f"chance\n{chance:.0%}", ha="center", va="bottom")
@@ -128,7 +129,7 @@ def _draw_domain_losses(panel: Axes, results: Sequence[Result]) -> None:
             backend = result.config.backend
             smooth = _mean_of(np.array(values), 20)
             steps = np.arange(len(values) - len(smooth), len(values)) + 1
-            panel.plot(steps, smooth, label=BACKENDS[backend], **_LINES[backend])
+            panel.plot(steps, smooth, label=FRAMEWORKS[backend], **_LINES[backend])
     panel.axhline(log(2), color=GREY, linestyle=":", linewidth=1.4, label="ln 2, chance")
     low, high = panel.get_ylim()
     panel.set(xlabel="step", ylabel="domain loss (nats)", xlim=(0, None), ylim=(low, high + 0.35 * (high - low)))

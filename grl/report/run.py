@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from grl.backends import FRAMEWORKS
 from grl.experiment import Result, Snapshot
-from grl.pictures import BACKENDS, COEFF, GREY, LABEL, METHODS, TARGET, picture, short_name, title
+from grl.pictures import COEFF, GREY, LABEL, METHODS, TARGET, picture, short_name, title
 from grl.report.features import Embedding, draw_classes, draw_decision, draw_domains, embed
 
 __all__ = ["draw_report"]
@@ -50,7 +51,7 @@ def _heading(result: Result) -> str:
     config, score = result.config, result.metrics["target_accuracy"]
     scored = "" if score is None else f": {score:.1%} of the target's test samples right"
     heading = (
-        f"{METHODS[config.method]} on {short_name(result)}, {BACKENDS[config.backend]}, {config.steps} steps{scored}"
+        f"{METHODS[config.method]} on {short_name(result)}, {FRAMEWORKS[config.backend]}, {config.steps} steps{scored}"
     )
     return heading[0].upper() + heading[1:]
 

@@ -17,13 +17,14 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
+from grl.backends import FRAMEWORKS
 from grl.check.check_layer import select, versions
+from grl.check.form import STATUSES
 from grl.check.forms import our_forms
-from grl.check.matrix import STATUSES, counts, records
+from grl.check.matrix import counts, records
 from grl.check.peers import peer_forms
 from grl.cli import main
 from grl.parity import Cell, CheckError, check_layer
-from grl.pictures import BACKENDS
 from tests.support.installed import HAS_FLAX, INSTALLED, each_backend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +153,7 @@ def test_table_shows_every_form_and_transformation() -> None:
     assert (output.status, output.err) == (0, "")
     assert all(f"{name} {version}" in output.out for name, version in versions(INSTALLED).items())
     for backend in INSTALLED:
-        assert BACKENDS[backend] in output.out
+        assert FRAMEWORKS[backend] in output.out
         assert "eager" in output.out
         for status in STATUSES:
             assert status in output.out
@@ -166,7 +167,7 @@ def test_wrong_is_exit_status_1_with_expected_and_got(backend: str, here: Path) 
     (cell,) = json.loads((here / "check.json").read_text(encoding="utf-8"))["cells"]
     assert (cell["form"], cell["status"]) == ("forgetful", "WRONG")
     assert cell["reason"].startswith("gradient: expected -0.53")
-    assert f"WRONG {BACKENDS[backend]}, eager (forgetful): {cell['reason']}" in output.out
+    assert f"WRONG {FRAMEWORKS[backend]}, eager (forgetful): {cell['reason']}" in output.out
 
 
 @each_backend
@@ -174,7 +175,7 @@ def test_a_refusal_is_no_failure(backend: str) -> None:
     names = {"torch": "in-place operation afterwards", "jax": "linear_transpose"}
     output = grl("--backend", backend, "--only", names[backend])
     assert output.status == 0
-    assert f"refuses {BACKENDS[backend]}, {names[backend]} (gradient_reversal" in output.out
+    assert f"refuses {FRAMEWORKS[backend]}, {names[backend]} (gradient_reversal" in output.out
 
 
 @each_backend
@@ -182,7 +183,7 @@ def test_a_layer_that_ends_the_process_is_a_refusal_too_and_one_that_always_refu
     output = grl("--target", f"theirs_{backend}:leaves", "--backend", backend, "--only", "eager", "--only", "double")
     assert output.status == 1
     assert output.out.endswith("leaves: no cell is ok: it can be used nowhere.\n")
-    assert f"refuses {BACKENDS[backend]}, eager (leaves): SystemExit: 0" in output.out
+    assert f"refuses {FRAMEWORKS[backend]}, eager (leaves): SystemExit: 0" in output.out
 
 
 @each_backend
@@ -380,7 +381,7 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
 
 @each_backend
 def test_with_one_framework_the_other_is_named_as_missing(backend: str) -> None:
-    (missing,) = set(BACKENDS) - {backend}
+    (missing,) = set(FRAMEWORKS) - {backend}
     run = _run(
         f"""
         import importlib.util, sys
@@ -395,8 +396,8 @@ def test_with_one_framework_the_other_is_named_as_missing(backend: str) -> None:
     assert [line for line in run.stdout.splitlines() if line in ("0", "1", "2")] == ["0", "2"], run.stderr
     assert f'pip install "grl[{missing}]"' in run.stderr
     assert run.stderr.count("\n") == 1
-    assert f"{BACKENDS[missing]} is not installed: its layers are not looked at." in run.stdout
-    assert f"{BACKENDS[backend]}, gradient_reversal: 1 looked at" in run.stdout
+    assert f"{FRAMEWORKS[missing]} is not installed: its layers are not looked at." in run.stdout
+    assert f"{FRAMEWORKS[backend]}, gradient_reversal: 1 looked at" in run.stdout
 
 
 def test_importing_parity_imports_no_framework() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grl.check import matrix
+from grl.check import reference
 from grl.check.check_layer import check_layer
 from tests.support.installed import HAS_JAX, HAS_TORCH, needs_flax, needs_jax, needs_torch
 
@@ -111,7 +111,7 @@ def torch_second_order() -> Layer:
 
 
 def torch_cells() -> list[str]:
-    return [*torch_derivatives.TRANSFORMATIONS, *torch_tensors.TRANSFORMATIONS]
+    return [row.name for row in (*torch_derivatives.TRANSFORMATIONS, *torch_tensors.TRANSFORMATIONS)]
 
 
 def torch_first_order() -> set[str]:
@@ -239,10 +239,10 @@ def test_torch_gradient_beside_the_layer_changed() -> None:
         return x
 
     among = [BESIDE, "eager", "func.vjp", "complex", "64 bits: λ is not rounded"]
-    constants = [array.copy() for array in (matrix.X, matrix.WEIGHTS, matrix.FIRST)]
+    constants = [array.copy() for array in (reference.X, reference.WEIGHTS, reference.FIRST)]
     assert_wrong(InPlace, "torch", {BESIDE}, among)
     assert_wrong(hook, "torch", {BESIDE}, among[:2])
-    for array, before in zip((matrix.X, matrix.WEIGHTS, matrix.FIRST), constants, strict=True):
+    for array, before in zip((reference.X, reference.WEIGHTS, reference.FIRST), constants, strict=True):
         np.testing.assert_array_equal(array, before)  # what is right is measured by these afterwards
     assert_wrong(torch_layer(), "torch", set(), among)
 
@@ -399,7 +399,7 @@ def jax_not_under_vmap() -> Layer:
 
 
 def jax_cells() -> list[str]:
-    return list(jax_derivatives.TRANSFORMATIONS)
+    return [row.name for row in jax_derivatives.TRANSFORMATIONS]
 
 
 def jax_first_order() -> set[str]:

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 
 from matplotlib.figure import Figure
 
-from grl.check.matrix import Cell
+from grl.check.form import Cell
 from grl.check.pictures import draw_matrix
 from grl.datasets import Task
 from grl.experiment import Result, Snapshot

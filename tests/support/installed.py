@@ -7,13 +7,13 @@ from importlib.util import find_spec
 
 import pytest
 
+from grl.backends import installed_backends
 from grl.experiment.config import BACKENDS
-from grl.experiment.demo import installed_backends
 
 HAS_TORCH = find_spec("torch") is not None
 HAS_JAX = find_spec("jax") is not None
 HAS_FLAX = HAS_JAX and find_spec("flax") is not None
-INSTALLED = installed_backends()
+INSTALLED = installed_backends(training=True)
 """The backends that can train."""
 
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
