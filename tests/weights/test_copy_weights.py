@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import nn
 
 from grl import DannSchedule, jax_impl, torch_impl
 from grl.parity import PortError, Rule, copy_weights, pair, register_rule
+from grl.weights.differences import differing_weights
 from grl.weights.flattened import find_flattened
-from grl.weights.layer_rules import LAYER_RULES
-from grl.weights.rule import Layout, table
+from grl.weights.layer_rules import CONVOLUTION, LAYER_RULES, LINEAR
+from grl.weights.rule import SAME, Layout, table
 from grl.weights.rules import rule_of
 from tests.support import nnx_models, torch_models
 from tests.support.both_frameworks import assert_close, state_of
@@ -136,7 +138,7 @@ def test_each_layer_is_the_same_function_after_either_copy(name: str) -> None:
         ours, theirs = make_ours(), make_theirs()
         settle(ours)
         copy_weights(ours, theirs)
-        assert_close(*reversed(run(ours, theirs)), "nnx")
+        assert_close(*run(ours, theirs)[::-1], "nnx")
         again = make_ours()
         before = run(again, theirs)[0]
         copy_weights(theirs, again)
@@ -561,13 +563,85 @@ def test_other_things_are_refused(source: Any, target: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"nothing": "a"}, "names: got 'nothing'; expected a module or tensor such as a"),
-        ({"a": "a.kernel"}, "names: got 'a' and 'a.kernel', a Linear and a parameter"),
+        ({"nothing": "a"}, "names: got 'nothing'; expected a module or tensor of the PyTorch model, such as a, "),
+        ({"a": "a.kernal"}, "names: got 'a.kernal'; expected a module or tensor of the nnx model, such as a.kernel"),
+        (
+            {"a": "a.kernel"},
+            "names: got 'a' and 'a.kernel', a Linear and a parameter; expected two of one kind: 'a' with a,"
+            " or 'a.kernel' with a.weight or a.bias.",
+        ),
+        ({"a": ("a", LINEAR)}, "names: got a layout for 'a', a Linear; expected a tensor."),
     ],
 )
-def test_names_of_nothing_are_refused(names: Any, message: str) -> None:
-    with pytest.raises(PortError, match="names: got"):
+def test_an_error_of_names_says_what_would_have_been_accepted(names: Any, message: str) -> None:
+    with pytest.raises(PortError, match=re.escape(message)):
         copy_weights(linears(a=(2, 2)), nnx_linears(a=(2, 2)), names=names)
+
+
+class TorchProjection(nn.Module):
+    """A projection and a norm that are no layers of PyTorch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Parameter(torch.randn(5, 3))
+        self.gain, self.shift = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(5))
+        self.head = nn.Linear(5, 2)
+
+
+class NnxProjection(nnx.Module):
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.dense, self.norm = nnx.Linear(3, 5, rngs=rngs), nnx.RMSNorm(3, rngs=rngs)
+        self.output = nnx.Linear(5, 2, rngs=rngs)
+
+
+TENSORS = {"projection": ("dense.kernel", LINEAR), "shift": "dense.bias", "gain": ("norm.scale", SAME)}
+
+
+@pytest.mark.parametrize("towards", ["nnx", "torch"])
+def test_names_pair_single_tensors_with_a_layout(towards: str) -> None:
+    torch_model, nnx_model = TorchProjection(), NnxProjection()
+    with pytest.raises(PortError, match="projection, gain, shift of the PyTorch model have no counterpart"):
+        copy_weights(torch_model, nnx_model)
+    source, target = (torch_model, nnx_model) if towards == "nnx" else (nnx_model, torch_model)
+    pairing = copy_weights(source, target, names=TENSORS)
+    assert {one.torch_name: one.nnx_name for one in pairing.parameters} == {
+        "projection": "dense.kernel",
+        "gain": "norm.scale",
+        "shift": "dense.bias",
+    }
+    state = {name: tensor.detach().numpy() for name, tensor in torch_model.named_parameters()}
+    np.testing.assert_array_equal(nnx_model.dense.kernel[...], state["projection"].T)
+    np.testing.assert_array_equal(nnx_model.dense.bias[...], state["shift"])
+    np.testing.assert_array_equal(nnx_model.norm.scale[...], state["gain"])
+    np.testing.assert_array_equal(nnx_model.output.kernel[...], state["head.weight"].T)
+    assert not differing_weights(torch_model, nnx_model, pair(torch_model, nnx_model, TENSORS)).differing
+    with torch.no_grad():
+        torch_model.projection += 1
+    assert differing_weights(torch_model, nnx_model, pairing).differing.keys() == {"projection"}
+
+
+def test_a_layer_whose_tensors_are_given_in_part_misses_the_rest() -> None:
+    names = {name: TENSORS[name] for name in ("projection", "gain")}
+    with pytest.raises(PortError, match=r"^shift of the PyTorch .*; dense.bias of the nnx model has no counterpart"):
+        copy_weights(TorchProjection(), NnxProjection(), names=names)
+
+
+def test_a_layout_that_does_not_fit_is_a_mismatch() -> None:
+    names = TENSORS | {"projection": ("dense.kernel", SAME)}
+    with pytest.raises(PortError, match=r"projection is \(5, 3\) in PyTorch, dense.kernel .* \(3, 5\) in nnx"):
+        copy_weights(TorchProjection(), NnxProjection(), names=names)
+    names = TENSORS | {"gain": ("norm.scale", CONVOLUTION)}
+    with pytest.raises(PortError, match="gain"):
+        copy_weights(TorchProjection(), NnxProjection(), names=names)
+
+
+def test_a_single_tensor_behind_a_flattened_map_is_not_copied_unpermuted() -> None:
+    names: Any = {"classifier.0.bias": "fc1.bias", "classifier.0.weight": ("fc1.kernel", LINEAR)}
+    with pytest.raises(
+        PortError, match=r"names: got 'fc1.*', behind a flattened feature map; expected its whole layer"
+    ):
+        copy_weights(torch_models.LeNet(), nnx_models.LeNet(rngs=nnx.Rngs(0)), names=names)
 
 
 # A layer behind a flattened feature map.
