@@ -234,19 +234,12 @@ def _all_reduce(framework: str, numbers: int, trainer: Any) -> Callable[[], Any]
 
 def _exchanged(framework: str, training: tuple[Any, Callable[[], Any], Any]) -> tuple[int, int]:
     """Bytes and number of the all-reduces of one step."""
-    trainer, _, (x, y, x_target, coeffs, rates) = training
+    trainer, _, arguments = training
     if framework == "torch":
         of_gradients = sum(parameter.nbytes for parameter in trainer.model.parameters())
         norms = [4 * norm.weight.nbytes * 2 for norm in trainer.model.backbone.norms]  # 2 moments; 2 domains, 2 ways
         return of_gradients + sum(norms), 1 + 4 * len(norms)
-    import numpy as np
-
-    from grl.experiment.trainers.jax_processes import place
-
-    with trainer._on_mesh():
-        batch = [place(a.astype(t), trainer.mesh, axis=1) for a, t in ((y, "i4"), (x, "f4"), (x_target, "f4"))]
-        more = [place(a.astype(np.float32), trainer.mesh) for a in (coeffs, rates)]
-        text = trainer._run.lower(trainer._state, (*batch, *more)).compile().as_text()
+    text = trainer.lower(*arguments).compile().as_text()
     reduced = re.findall(r"= (.+?) all-reduce(?:-start)?\(", text)
     shapes = [shape for found in reduced for shape in re.findall(r"f32\[([\d,]*)\]", found)]
     return 4 * sum(prod(map(int, filter(None, shape.split(",")))) for shape in shapes), len(reduced)

@@ -11,14 +11,14 @@ import typer
 from grl import __version__
 from grl.cli import check, demo, port_check, train
 from grl.datasets import DataError
-from grl.experiment import CheckpointError
+from grl.experiment import CheckpointError, WeightsFileError
 from grl.experiment.config import Config, ConfigError
 from grl.files import WriteError
 from grl.parity import CheckError, PortError
 
 __all__ = ["REFUSALS", "app", "explain"]
 
-REFUSALS = (ConfigError, DataError, CheckpointError, CheckError, PortError, WriteError)
+REFUSALS = (ConfigError, DataError, CheckpointError, WeightsFileError, CheckError, PortError, WriteError)
 """Errors whose text is one sentence for the user; the exit status is then 2."""
 
 

@@ -20,7 +20,17 @@ from grl.cli.request import BESIDE_RESUME, Request, request_new, request_resumed
 from grl.cli.signals import termination
 from grl.cli.summary import remarks, summarise
 from grl.datasets import DataError, Task
-from grl.experiment import CheckpointError, FaultError, Processes, Result, StoppedError, join, load_data, save
+from grl.experiment import (
+    CheckpointError,
+    FaultError,
+    Processes,
+    Result,
+    StoppedError,
+    WeightsFileError,
+    join,
+    load_data,
+    save,
+)
 from grl.experiment import train as run
 from grl.experiment.checkpoint import unfinished
 from grl.experiment.config import Config, ConfigError
@@ -90,7 +100,7 @@ class _Session:
 def _train(session: _Session, out: str | None) -> None:
     console = make_console(silent=not session.is_first)
     with ExitStack() as opened:
-        with session.processes.agree(ConfigError, DataError, CheckpointError, ImportError):
+        with session.processes.agree(ConfigError, DataError, CheckpointError, WeightsFileError, ImportError):
             data = _load(session.config, console)
             out = _default_directory(session.config, data) if out is None else out
             if session.is_first:
@@ -138,7 +148,7 @@ def _announce(session: _Session, data: Task, console: Console) -> None:
     elif config.method == "dann":
         # Whatever prevents this report, such as a missing device, also stops the run. Several processes must refuse it
         # together, which they do when they train.
-        refused_later = (ConfigError, CheckpointError) if session.processes.count > 1 else ()
+        refused_later = (ConfigError, CheckpointError, WeightsFileError) if session.processes.count > 1 else ()
         with suppress(*refused_later):
             lines.append(describe_reversal(config, data))
     for line in lines:
@@ -174,7 +184,7 @@ def _run_baseline(session: _Session, result: Result, follower: Follower) -> Resu
     plain = replace(result.config, method="source-only", checkpoint_every=None, tensorboard=False)
     follow = follower.run("source-only, to compare", plain.steps)
     # The file that a resumed run once started from may be gone.
-    with suppress(FaultError, StoppedError, CheckpointError, RefusedByAllError):
+    with suppress(FaultError, StoppedError, CheckpointError, WeightsFileError, RefusedByAllError):
         return run(plain, task=result.task, progress=follow, stop=session.terminated, processes=session.processes)
     return None
 

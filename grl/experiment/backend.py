@@ -1,10 +1,11 @@
-"""From the settings to the backend that trains: its modules, its `Trainer`, and the versions of its packages."""
+"""From the settings to the backend that trains: its modules, its `Trainer`, and the versions of its packages.
+
+Only this file picks a backend by its name. mypy checks here that both backends implement the same protocols.
+"""
 
 from __future__ import annotations
 
-import importlib
 import platform
-from typing import Any
 
 import numpy as np
 
@@ -14,25 +15,23 @@ from grl.datasets import Task
 from grl.experiment.architecture import Architecture, initial_weights
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.processes import ALONE, Processes
+from grl.experiment.trainer import Backend, ProcessesOfBackend, Trainer
 from grl.weights_file import check_weights, load_weights
 
-__all__ = ["build_architecture", "build_trainer", "import_backend", "versions"]
+__all__ = ["build_architecture", "build_trainer", "import_backend", "import_processes", "versions"]
 
 
-def build_trainer(task: Task, config: Config, processes: Processes = ALONE, weights: Weights | None = None) -> Any:
-    """Return the backend's `Trainer` at the weights that the run starts from.
+def build_trainer(task: Task, config: Config, processes: Processes = ALONE, weights: Weights | None = None) -> Trainer:
+    """Return the backend's trainer at the weights that the run starts from.
 
     Args:
         task: the data.
         config: the settings.
-        processes: those that train together.
-        weights: what to start from instead of what the settings say.
-
-    Returns:
-        A `grl.experiment.trainers.torch_trainer.Trainer`, or JAX's.
+        processes: the processes that train together.
+        weights: the weights to start from, instead of those that the settings name.
 
     Raises:
-        ConfigError, CheckpointError, ImportError: as `train` does.
+        ConfigError, CheckpointError, WeightsFileError, ImportError: as `grl.experiment.train` does.
     """
     if config.method == "target" and task.y_target is None:
         raise ConfigError(f"{task.name}: the method 'target' trains on labelled target data, and there is no y_target.")
@@ -42,17 +41,14 @@ def build_trainer(task: Task, config: Config, processes: Processes = ALONE, weig
         if config.start is not None:
             expected, weights = weights, load_weights(config.start)
             check_weights(config.start, weights, expected)
-    try:
-        return import_backend(config).Trainer(architecture, config, weights, processes)
-    except LookupError as error:  # the one that a backend raises for a device it does not find
-        raise ConfigError(str(error.args[0])) from error
+    return import_backend(config.backend).Trainer(architecture, config, weights, processes)
 
 
 def build_architecture(task: Task, config: Config) -> Architecture:
-    """Return the network for the data, of the sizes in the settings.
+    """Return the network for the data, with the sizes in the settings.
 
     Raises:
-        ConfigError: the images, or the batches of them, are too small for it.
+        ConfigError: the images are too small for the network, or the batches are.
     """
     sizes = config.channels, config.hidden, config.label_hidden, config.domain_hidden
     try:
@@ -60,29 +56,58 @@ def build_architecture(task: Task, config: Config) -> Architecture:
     except ValueError as error:
         raise ConfigError(f"{task.name}: {error}") from error
     if config.batch_size == 1 and architecture.is_image and architecture.feature_map == (1, 1):
-        raise ConfigError(  # with one value of a channel, it is its own mean: nothing of the image would be left
+        # A channel with a single value is its own mean: batch norm would remove everything that the image says.
+        raise ConfigError(
             f"batch_size: got 1 for {task.name}, whose last feature map is of 1×1; expected an integer from 2, as"
             " batch norm needs more than one value of each channel."
         )
     return architecture
 
 
-def import_backend(config: Config, room: str = "trainer") -> Any:
-    """Return the module of the backend that has this name there.
+def import_backend(name: str) -> Backend:
+    """Return the module of a backend that trains.
+
+    Args:
+        name: one of `grl.experiment.config.BACKENDS`.
 
     Raises:
-        ImportError: the backend is not installed; the message names the extra that brings it.
+        ImportError: the backend is not installed; the message names the extra that installs it.
     """
-    extra = config.backend
     try:
-        return importlib.import_module(f"grl.experiment.trainers.{extra}_{room}")
+        if name == "torch":
+            from grl.experiment.trainers import torch_trainer
+
+            return torch_trainer
+        from grl.experiment.trainers import jax_trainer
+
+        return jax_trainer
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "jax", "jaxlib", "flax", "optax"):
-            raise
-        raise ImportError(f'the backend {extra!r} needs {error.name}: pip install "grl[{extra}]"') from error
+        _refuse_missing(name, error)
+        raise
+
+
+def import_processes(name: str) -> ProcessesOfBackend:
+    """Return the module of a backend that joins processes; arguments and errors are those of `import_backend`."""
+    try:
+        if name == "torch":
+            from grl.experiment.trainers import torch_processes
+
+            return torch_processes
+        from grl.experiment.trainers import jax_processes
+
+        return jax_processes
+    except ModuleNotFoundError as error:
+        _refuse_missing(name, error)
+        raise
 
 
 def versions(config: Config) -> dict[str, str]:
     """Return the versions of the packages that the figures of a run depend on."""
-    own = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
-    return {**own, **import_backend(config).versions()}
+    common = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    return {**common, **import_backend(config.backend).versions()}
+
+
+def _refuse_missing(name: str, error: ModuleNotFoundError) -> None:
+    """Name the extra that installs a missing package of the backend; leave any other error to the caller."""
+    if (error.name or "").partition(".")[0] in ("torch", "jax", "jaxlib", "flax", "optax"):
+        raise ImportError(f'the backend {name!r} needs {error.name}: pip install "grl[{name}]"') from error

@@ -1,14 +1,15 @@
-"""The checkpoint of a run: all that it needs to go on, in either backend, as numbers and text that cannot run code.
+"""The checkpoint of a run: all that either backend needs to continue it, as numbers and text that cannot run code.
 
-Two files in the run's directory: `checkpoint-STEP.safetensors`, the trainer's state, and `checkpoint.json`, which says
-the rest and the SHA-256 of the first. The JSON is replaced last, so that it speaks of a whole file at every moment.
+A checkpoint is two files in the run's directory. `checkpoint-STEP.safetensors` holds the trainer's state.
+`checkpoint.json` holds the rest and the SHA-256 of the first file. The JSON file is replaced last, so it always names a
+complete file.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -17,25 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from grl.arrays import Weights
+from grl.errors import GrlError
 from grl.experiment.config import Config, ConfigError, shown
-from grl.experiment.log import read_log
+from grl.experiment.files import CHECKPOINT, HISTORY, STATE_PATTERN, state_name
+from grl.experiment.record import RECORD_KEYS, Record, is_record
 from grl.files import replacing
-from grl.weights_file import CheckpointError
 
 __all__ = [
-    "NAME",
     "Checkpoint",
+    "CheckpointError",
     "Done",
-    "check_network",
-    "check_state",
+    "content_digest",
     "load_checkpoint",
     "remove_checkpoint",
     "save_checkpoint",
     "unfinished",
 ]
 
-NAME = "checkpoint.json"
 _FORMAT = 1
+
+Folder = str | os.PathLike[str]
+
+
+class CheckpointError(GrlError, ValueError):
+    """A run's checkpoint cannot be read or written, or does not fit the run. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Done:
 
     Args:
         step: the number of steps done.
-        seconds: what they took.
-        skipped: how many of them were not applied, since a loss or a weight would not have been finite.
+        seconds: the time that they took.
+        skipped: the number of steps that were not applied because a loss or a weight would not have been finite.
     """
 
     step: int = 0
@@ -57,50 +63,51 @@ class Done:
 class Checkpoint:
     """A run between two steps.
 
-    The batches are drawn from the seed, and their place in it is the step's number; λ and the learning rates are
-    functions of it too. So neither is kept, and a run goes on with the very numbers that it would have drawn.
+    The seed and the step's number determine the next batch, λ and the learning rates. A checkpoint therefore stores
+    none of them, and a resumed run draws exactly the numbers that the interrupted run would have drawn.
 
     Args:
         config: the run's settings.
-        done: how far it is.
-        data: what the data look like (see `grl.experiment.fingerprint`), to know them again.
-        versions: the packages that the trainer's last bits depend on.
-        state: what `Trainer.state` returns: weights and optimiser, in PyTorch's names and layouts.
+        done: how far the run has come.
+        data: a description of the data (see `grl.experiment.batching.fingerprint`), to recognise them.
+        versions: the versions of the packages that the trainer's last bits depend on.
+        state: the result of `Trainer.state`: weights and optimiser, in PyTorch's names and layouts.
         history: the records so far, as in metrics.jsonl.
-        folder: the directory that it was read from, or None.
+        folder: the directory that the checkpoint was read from, or None.
     """
 
     config: Config
     done: Done
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
     versions: Mapping[str, str]
     state: Weights
-    history: tuple[dict[str, Any], ...]
-    folder: str | os.PathLike[str] | None = None
+    history: tuple[Record, ...]
+    folder: Folder | None = None
 
-    def is_in(self, folder: str | os.PathLike[str]) -> bool:
-        """Whether it was read from this directory."""
+    def is_in(self, folder: Folder) -> bool:
+        """Return whether the checkpoint was read from this directory."""
         return self.folder is not None and os.path.realpath(self.folder) == os.path.realpath(folder)
 
     def weights(self) -> Weights:
         """Return the model's part of the state."""
-        return {name.removeprefix("model/"): a for name, a in self.state.items() if name.startswith("model/")}
+        return {name.removeprefix("model/"): array for name, array in self.state.items() if name.startswith("model/")}
 
     def digest(self) -> str:
         """Return the SHA-256 of the state's numbers."""
-        return sha256(b"".join(sha256(self.state[name].tobytes()).digest() for name in sorted(self.state))).hexdigest()
+        digests = [sha256(self.state[name].tobytes()).digest() for name in sorted(self.state)]
+        return sha256(b"".join(digests)).hexdigest()
 
 
-def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint, history_digest: str) -> None:
-    """Write a checkpoint; the one before it stays until this one is whole and on the disk.
+def save_checkpoint(folder: Folder, checkpoint: Checkpoint, history_digest: str) -> None:
+    """Write a checkpoint. The previous one stays until the new one is complete and on the disk.
 
     Args:
-        folder: the run's directory; metrics.jsonl is there, and on the disk.
+        folder: the run's directory, with metrics.jsonl already on the disk.
         checkpoint: the run.
         history_digest: the SHA-256 of metrics.jsonl.
 
     Raises:
-        CheckpointError: the files cannot be written. The checkpoint before this one can be used.
+        CheckpointError: the files cannot be written. The previous checkpoint can still be used.
     """
     from safetensors.numpy import save
 
@@ -118,19 +125,26 @@ def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint, hist
         "tensors_sha256": sha256(tensors).hexdigest(),
         "history": {"records": len(checkpoint.history), "sha256": history_digest},
     }
+    state_path = Path(folder) / state_name(step)
     try:
-        with replacing(_tensors_of(folder, step)) as temporary:
+        with replacing(state_path) as temporary:
             temporary.write_bytes(tensors)
-        with replacing(Path(folder) / NAME) as temporary:
-            text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
+        with replacing(Path(folder) / CHECKPOINT) as temporary:
+            text = json.dumps({**content, "sha256": content_digest(content)}, indent=1, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"{_where(folder, step)} cannot be written: {error.strerror}{_before(folder)}") from error
-    _remove(folder, but=_tensors_of(folder, step))
+        reason = f"{os.fspath(folder)}: the checkpoint of step {step} cannot be written: {error.strerror}"
+        raise CheckpointError(f"{reason}; {_previous(folder)}") from error
+    _remove_states(folder, keep=state_path)
 
 
-def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Read the checkpoint of a run, and make sure that it is as it was written.
+def content_digest(content: Mapping[str, object]) -> str:
+    """Return the SHA-256 that checkpoint.json holds of everything else in it."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_checkpoint(folder: Folder) -> Checkpoint:
+    """Read the checkpoint of a run, and check that it is as it was written.
 
     Args:
         folder: the run's directory.
@@ -141,19 +155,15 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is truncated, changed or of another version.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    path = Path(folder) / NAME
+    path = Path(folder) / CHECKPOINT
     content = _read_json(path)
     try:
         if content["format"] != _FORMAT:
             raise CheckpointError(f"{path}: has the format {shown(content['format'])}; expected {_FORMAT}.")
-        if content.pop("sha256") != _digest(content):
-            raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 is another.")
-        config = Config.from_json(content["config"])
-        done = Done(*(_number(content[name], kind) for name, kind in _DONE.items()))
-        records, history_digest = _number(content["history"]["records"], int), content["history"]["sha256"]
+        if content.pop("sha256") != content_digest(content):
+            raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 differs.")
+        config, done = Config.from_json(content["config"]), _read_done(content)
+        records, history_digest = _integer(content["history"]["records"]), content["history"]["sha256"]
         data, versions, tensors_digest = dict(content["data"]), dict(content["versions"]), content["tensors_sha256"]
     except CheckpointError:
         raise
@@ -162,92 +172,40 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path}: no checkpoint of a run of this version{reason}") from error
     if done.step > config.steps:
         raise CheckpointError(f"{path}: is at step {done.step} of {config.steps}.")
-    tensors = _read(_tensors_of(folder, done.step))
-    if sha256(tensors).hexdigest() != tensors_digest:
-        raise CheckpointError(
-            f"{_tensors_of(folder, done.step)}: truncated, or changed after it was written: {len(tensors)} bytes with"
-            " another SHA-256 than checkpoint.json says."
-        )
-    try:
-        state = load(tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{_tensors_of(folder, done.step)}: no safetensors file of NumPy dtypes.") from error
-    history = read_log(Path(folder), records, history_digest)
+    state = _read_state(Path(folder) / state_name(done.step), tensors_digest)
+    history = _read_history(Path(folder) / HISTORY, records, history_digest)
     return Checkpoint(config, done, data, versions, state, tuple(history), folder)
 
 
-def check_network(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Make sure that a checkpoint has the weights of the network in its settings, before that takes memory.
-
-    Args:
-        checkpoint: what is to be gone on from.
-        shapes: name → shape of all weights.
-
-    Raises:
-        CheckpointError: it has not.
-    """
-    for name, shape in shapes.items():
-        found = checkpoint.state.get(f"model/{name}")
-        if found is None:
-            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is missing.")
-        if found.shape != shape:
-            raise CheckpointError(f"{_of(checkpoint)}: 'model/{name}' is of shape {found.shape}; expected {shape}.")
-
-
-def check_state(checkpoint: Checkpoint, expected: Weights, data: Mapping[str, Any]) -> None:
-    """Make sure that a checkpoint is of this network, with this optimiser, on these data.
-
-    Args:
-        checkpoint: what is to be gone on from.
-        expected: a state of the trainer, whatever its values.
-        data: what the data look like.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    name, state = _of(checkpoint), checkpoint.state
-    for key in sorted(expected.keys() ^ state.keys()):
-        raise CheckpointError(
-            f"{name}: {shown(key)} {'is missing' if key in expected else 'has no place in this network'}."
-        )
-    for key, array in expected.items():
-        if (array.shape, array.dtype) != (state[key].shape, state[key].dtype):
-            kinds = [f"{kind.dtype} of shape {kind.shape}" for kind in (state[key], array)]
-            raise CheckpointError(f"{name}: {key!r} is {kinds[0]}; expected {kinds[1]}.")
-    for key, value in data.items():
-        if checkpoint.data.get(key) != value:
-            found = f"{key} is {value!r}; was {shown(checkpoint.data.get(key))}"
-            raise CheckpointError(f"{name}: the data are not those that it was trained on: {found}.")
-
-
-def unfinished(folder: str | os.PathLike[str]) -> Done | None:
-    """Return how far the run in a directory has come, if it has a checkpoint and steps are left."""
+def unfinished(folder: Folder) -> Done | None:
+    """Return how far the run in a directory has come, if it has a checkpoint and steps remain."""
     with suppress(CheckpointError, KeyError, TypeError, ValueError):
-        content = _read_json(Path(folder) / NAME)
-        done = Done(*(_number(content[name], kind) for name, kind in _DONE.items()))
+        content = _read_json(Path(folder) / CHECKPOINT)
+        done = _read_done(content)
         if done.step < content["config"]["steps"]:
             return done
     return None
 
 
-def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
+def remove_checkpoint(folder: Folder) -> None:
     """Remove the checkpoint of a run, if there is one."""
-    (Path(folder) / NAME).unlink(missing_ok=True)
-    _remove(folder)
+    (Path(folder) / CHECKPOINT).unlink(missing_ok=True)
+    _remove_states(folder)
 
 
-_DONE = {"step": int, "seconds": float, "skipped": int}
-
-
-def _tensors_of(folder: str | os.PathLike[str], step: int) -> Path:
-    return Path(folder) / f"checkpoint-{step}.safetensors"
-
-
-def _remove(folder: str | os.PathLike[str], but: Path | None = None) -> None:
-    """Remove older states, and what a process that was killed has left half written."""
-    for path in chain(Path(folder).glob("checkpoint-*.safetensors"), Path(folder).glob(".checkpoint*.*.*")):
-        if path != but:
+def _remove_states(folder: Folder, keep: Path | None = None) -> None:
+    """Remove older states, and files that a killed process has left half written."""
+    for path in chain(Path(folder).glob(STATE_PATTERN), Path(folder).glob(".checkpoint*.*.*")):
+        if path != keep:
             path.unlink(missing_ok=True)
+
+
+def _previous(folder: Folder) -> str:
+    """Say in a message which checkpoint can still be used."""
+    done = unfinished(folder)
+    if done is None:
+        return "there is no earlier one."
+    return f"that of step {done.step} is complete: grl train --resume {os.fspath(folder)}"
 
 
 def _read(path: Path) -> bytes:
@@ -268,27 +226,58 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _number(value: Any, kind: Any) -> Any:
-    """An int or float of JSON; neither true nor "1" nor -1."""
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 <= value < 2**63:
+def _read_done(content: Mapping[str, object]) -> Done:
+    return Done(_integer(content["step"]), _number(content["seconds"]), _integer(content["skipped"]))
+
+
+def _integer(value: object) -> int:
+    """Return an integer of JSON that is not negative; refuse true, "1" and 1.0."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise TypeError
-    return kind(value)
+    return value
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _number(value: object) -> float:
+    """Return a number of JSON that is not negative."""
+    if isinstance(value, float) and 0 <= value < 2**63:
+        return value
+    return float(_integer(value))
 
 
-def _of(checkpoint: Checkpoint) -> str:
-    return f"checkpoint of step {checkpoint.done.step}"
+def _read_state(path: Path, digest: str) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    tensors = _read(path)
+    if sha256(tensors).hexdigest() != digest:
+        size = f"its {len(tensors)} bytes have another SHA-256 than {CHECKPOINT} says"
+        raise CheckpointError(f"{path}: truncated, or changed after it was written: {size}.")
+    try:
+        return load(tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no safetensors file of NumPy dtypes.") from error
 
 
-def _where(folder: str | os.PathLike[str], step: int) -> str:
-    return f"{os.fspath(folder)}: the checkpoint of step {step}"
+def _read_history(path: Path, count: int, digest: str) -> list[Record]:
+    """Return the first `count` records of a metrics.jsonl; the run logged the others after the checkpoint."""
+    try:
+        with open(path, "rb") as file:
+            lines = [line for _, line in zip(range(count), file, strict=False)]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+    if len(lines) < count:
+        raise CheckpointError(f"{path}: has {len(lines)} lines; the checkpoint was written after {count}.")
+    if sha256(b"".join(lines)).hexdigest() != digest:
+        raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 differs.")
+    return list(_parsed(path, lines))
 
 
-def _before(folder: str | os.PathLike[str]) -> str:
-    done = unfinished(folder)
-    if done is None:
-        return "; there is none before it."
-    return f"; that of step {done.step} is whole: grl train --resume {os.fspath(folder)}"
+def _parsed(path: Path, lines: Iterable[bytes]) -> Iterable[Record]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: a line is no JSON.") from error
+        if not is_record(record):
+            raise CheckpointError(f"{path}: each line must hold {', '.join(RECORD_KEYS)}, and nothing else.")
+        yield record

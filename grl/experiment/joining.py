@@ -8,26 +8,29 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from grl.experiment.backend import import_backend
+from grl.experiment.backend import import_processes
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.processes import ALONE, Processes, launched
 
 __all__ = ["join"]
 
+_LAUNCHERS = {"torch": "torchrun", "jax": "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"}
+
 
 @contextmanager
 def join(config: Config) -> Iterator[Processes]:
-    """Join the other processes of a run, if the environment says that there are any; leave them at the end.
+    """Join the other processes of a run, if the environment names any, and leave them at the end.
 
     Args:
-        config: the settings, which are the same in all but for paths; backend, device and timeout are read.
+        config: the settings. They must be the same in all processes, except for paths. Backend, device and timeout are
+            read.
 
     Yields:
-        The processes, to give to `train`; a process on its own gets `ALONE`.
+        The processes, for `train`; a process on its own gets `ALONE`.
 
     Raises:
-        ConfigError: the environment is another framework's, is not complete, or the settings differ.
-        ProcessLostError: another process does not come; or one has ended, or keeps this one waiting, in the block.
+        ConfigError: the environment belongs to another framework or is not complete, or the settings differ.
+        ProcessLostError: another process does not come, or, in the block, ended or did not answer in time.
         ImportError: the backend is not installed.
 
     Example:
@@ -40,12 +43,11 @@ def join(config: Config) -> Iterator[Processes]:
         yield ALONE
         return
     if framework != config.backend:
-        how = {"torch": "torchrun", "jax": "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"}
         raise ConfigError(
-            f"backend: got {config.backend!r} in one of {count} processes that are started for {framework!r}; accepted"
-            f" is {framework!r}, or a start by {how[config.backend]}."
+            f"backend: got {config.backend!r} in one of {count} processes that are started for {framework!r};"
+            f" expected {framework!r}, or a start by {_LAUNCHERS[config.backend]}."
         )
-    with import_backend(config, "processes").join(config) as processes:
+    with import_processes(config.backend).join(config) as processes:
         processes.check_same("settings", repr(replace(config, data=None, start=_digest(config.start))))
         yield processes
 
@@ -54,4 +56,4 @@ def _digest(path: str | None) -> str | None:
     try:
         return None if path is None else sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
-        return None  # refused where it is loaded
+        return None  # loading the file reports the error

@@ -1,4 +1,4 @@
-"""The history of a run while it runs: metrics.jsonl, line by line, and event files for TensorBoard."""
+"""The history of a running experiment: metrics.jsonl, line by line, and event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,33 +8,30 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grl.experiment.config import ConfigError
+from grl.experiment.files import HISTORY
+from grl.experiment.record import Record
 from grl.files import replacing
-from grl.weights_file import CheckpointError
 
-__all__ = ["NAME", "Log", "read_log"]
+if TYPE_CHECKING:
+    from grl.experiment.events import EventFile
 
-NAME = "metrics.jsonl"
-_KEYS = ("step", "label_loss", "domain_loss", "coeff")
-
-Record = dict[str, Any]
+__all__ = ["Log"]
 
 
 class Log:
-    """The records of a run, in memory and, if there is a directory, in files that whole lines are appended to.
-
-    A record is the step's number, its two losses before the update, None where they are not finite, and λ.
+    """The records of a run, in memory and, if there is a directory, in files that grow by complete lines.
 
     Args:
-        out: the run's directory, or None. A metrics.jsonl that is there is replaced.
-        records: what a run that goes on has logged before.
-        tensorboard: write event files too.
+        out: the run's directory, or None. The log replaces an existing metrics.jsonl.
+        records: the records that a resumed run has logged before.
+        tensorboard: whether to write event files too.
 
     Raises:
-        ConfigError: the file cannot be written.
-        ImportError: there is to be an event file, and tensorboard is not installed.
+        ConfigError: a file cannot be written.
+        ImportError: an event file is requested, and tensorboard is not installed.
     """
 
     def __init__(
@@ -42,8 +39,8 @@ class Log:
     ) -> None:
         self.records = list(records)
         self._digest = sha256()
-        self._path = None if out is None else Path(out) / NAME
-        self._events = None
+        self._path = None if out is None else Path(out) / HISTORY
+        self._events: EventFile | None = None
         if self._path is None:
             return
         lines = _lines(self.records)
@@ -63,7 +60,7 @@ class Log:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._path is not None:
             os.close(self._descriptor)
@@ -76,10 +73,10 @@ class Log:
         return self._digest.hexdigest()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Append records; once this returns, other processes see them, and they outlive this one.
+        """Append records. Once this returns, other processes see them, and they outlive this process.
 
         Raises:
-            ConfigError: the disk is full; metrics.jsonl ends with a whole line.
+            ConfigError: the disk is full. metrics.jsonl then still ends with a complete line.
         """
         if not records:
             return
@@ -89,9 +86,9 @@ class Log:
         lines = _lines(records)
         size = os.fstat(self._descriptor).st_size
         try:
-            left = memoryview(lines)
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+            remaining = memoryview(lines)
+            while remaining:
+                remaining = remaining[os.write(self._descriptor, remaining) :]
             if self._events is not None:
                 self._events.append(records)
         except OSError as error:
@@ -100,7 +97,11 @@ class Log:
         self._digest.update(lines)
 
     def sync(self) -> None:
-        """Have metrics.jsonl outlive the machine too."""
+        """Put metrics.jsonl on the disk, so that it outlives the machine.
+
+        Raises:
+            ConfigError: the disk fails.
+        """
         if self._path is not None:
             try:
                 os.fsync(self._descriptor)
@@ -111,42 +112,5 @@ class Log:
         return ConfigError(f"{self._path}: cannot be written: {error.strerror}.")
 
 
-def read_log(folder: Path, count: int, digest: str) -> list[Record]:
-    """Return the first records of a metrics.jsonl.
-
-    Args:
-        folder: the run's directory.
-        count: how many; those after them were logged after the checkpoint.
-        digest: their lines' SHA-256.
-
-    Raises:
-        CheckpointError: they are not there, or were changed.
-    """
-    path = folder / NAME
-    try:
-        with open(path, "rb") as file:
-            lines = [line for line, _ in zip(file, range(count), strict=False)]
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
-    if len(lines) < count:
-        raise CheckpointError(f"{path}: has {len(lines)} lines; the checkpoint was written after {count}.")
-    if sha256(b"".join(lines)).hexdigest() != digest:
-        raise CheckpointError(f"{path}: was changed after it was written: its SHA-256 is another.")
-    try:
-        records = [json.loads(line) for line in lines]
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON in each line.") from error
-    if not all(map(_is_record, records)):
-        raise CheckpointError(f"{path}: holds something else than {', '.join(_KEYS)} in a line.")
-    return records
-
-
 def _lines(records: Sequence[Record]) -> bytes:
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
-
-
-def _is_record(record: Any) -> bool:
-    if not isinstance(record, dict) or tuple(record) != _KEYS or type(record["step"]) is not int:
-        return False
-    losses = (record["label_loss"], record["domain_loss"])
-    return type(record["coeff"]) is float and all(loss is None or type(loss) is float for loss in losses)

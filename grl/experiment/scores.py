@@ -1,35 +1,34 @@
-"""How well a run ended: accuracies, and how far apart the domains still are in the features."""
+"""How well a run ended: its accuracies, and how far apart the domains still are in the features."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from grl.arrays import Array
-from grl.datasets import Task
+from grl.datasets import Samples, Task
 from grl.experiment.config import Config
+from grl.experiment.trainer import BLOCK, Trainer, predictions
 
-__all__ = ["Features", "FeaturesOf", "accuracy", "domain_accuracy", "predict", "proxy_a_distance", "score"]
-
-_BLOCK = 500  # samples that are predicted at once: what bounds the memory of scoring
+__all__ = ["Features", "FeaturesOf", "accuracy", "classify", "domain_accuracy", "proxy_a_distance", "score"]
 
 
-def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
+def score(trainer: Trainer, task: Task, config: Config) -> dict[str, float | None]:
     """Return the scores of a model, as metrics.json has them.
 
     Args:
-        trainer: a `Trainer` of either backend, as it is now.
+        trainer: the model.
         task: the data.
         config: the settings; method and seed are read.
     """
-    source_classes, source_domains = predict(trainer, task.x_source)
-    _, target_domains = predict(trainer, task.x_target)
+    source_classes, source_domains = classify(trainer, task.x_source)
+    _, target_domains = classify(trainer, task.x_target)
     target_accuracy = None
     if task.x_test is not None and task.y_test is not None:
-        target_accuracy = accuracy(predict(trainer, task.x_test)[0], task.y_test)
-    source, target = (FeaturesOf(trainer, x) for x in (task.x_source, task.x_target))
+        target_accuracy = accuracy(classify(trainer, task.x_test)[0], task.y_test)
+    source, target = FeaturesOf(trainer, task.x_source), FeaturesOf(trainer, task.x_target)
     return {
         "source_accuracy": accuracy(source_classes, task.y_source),
         "target_accuracy": target_accuracy,
@@ -38,23 +37,22 @@ def score(trainer: Any, task: Task, config: Config) -> dict[str, float | None]:
     }
 
 
-def predict(trainer: Any, x: Any) -> tuple[Array, Array]:
-    """Return classes (N,) and domain logits (N,), with no more than a block of inputs, features and logits at a time.
+def classify(trainer: Trainer, x: Array | Samples) -> tuple[Array, Array]:
+    """Return classes (N,) and domain logits (N,), with at most a block of inputs, features and logits in memory.
 
     Args:
-        trainer: a `Trainer` of either backend.
-        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+        trainer: the model.
+        x: inputs (N, ...).
     """
-    parts = []
-    for start in range(0, len(x), _BLOCK):
-        _, class_logits, domain_logits = trainer.predict(x[start : start + _BLOCK])
-        parts.append((class_logits.argmax(1), domain_logits))
-    classes, domains = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return classes, domains
+    classes, domain_logits = [], []
+    for prediction in predictions(trainer, x):
+        classes.append(prediction.class_logits.argmax(1))
+        domain_logits.append(prediction.domain_logits)
+    return np.concatenate(classes), np.concatenate(domain_logits)
 
 
 class Features(Protocol):
-    """Features of N samples: an array (N, D), or what computes them for those that are asked for."""
+    """The features of N samples: an array (N, D), or an object that computes the requested rows."""
 
     def __len__(self) -> int: ...
 
@@ -62,14 +60,14 @@ class Features(Protocol):
 
 
 class FeaturesOf:
-    """The features of inputs, computed for those that are asked for.
+    """The features of inputs, computed when they are requested.
 
     Args:
-        trainer: a `Trainer` of either backend.
-        x: inputs (N, ...), an array or `grl.datasets.Samples`.
+        trainer: the model.
+        x: inputs (N, ...).
     """
 
-    def __init__(self, trainer: Any, x: Any) -> None:
+    def __init__(self, trainer: Trainer, x: Array | Samples) -> None:
         self._trainer = trainer
         self._x = x
 
@@ -77,8 +75,8 @@ class FeaturesOf:
         return len(self._x)
 
     def __getitem__(self, rows: Array) -> Array:
-        blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
-        return np.concatenate([self._trainer.predict(self._x[block])[0] for block in blocks])
+        blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+        return np.concatenate([self._trainer.predict(self._x[block]).features for block in blocks])
 
 
 def accuracy(classes: Array, labels: Array) -> float:
@@ -87,29 +85,30 @@ def accuracy(classes: Array, labels: Array) -> float:
 
 
 def domain_accuracy(source_logits: Array, target_logits: Array) -> float:
-    """Return the mean of the domain classifier's accuracies on source and on target: 0.5 is chance, at any sizes.
+    """Return the mean of the domain classifier's accuracies on source and on target; chance is 0.5 for any sizes.
 
     Args:
-        source_logits: (N,), right where at most 0.
-        target_logits: (M,), right where above 0.
+        source_logits: (N,), correct where at most 0.
+        target_logits: (M,), correct where above 0.
     """
     return float(((source_logits <= 0).mean() + (target_logits > 0).mean()) / 2)
 
 
 def proxy_a_distance(source: Features, target: Features, seed: int = 0, largest: int = 1000) -> float | None:
-    """Return 2·(1 − 2ε), with ε the error of a linear domain classifier on features that it was not trained on.
+    """Return 2·(1 − 2ε), where ε is the error of a linear domain classifier on features that it was not trained on.
 
-    0 (a little below, by chance, too): the domains cannot be told apart; 2: they always can. The classifier is a
-    logistic regression on standardised features, trained on one half of each domain and tested on the other.
+    0, or by chance slightly less, means that the domains cannot be told apart; 2 means that they always can. The
+    classifier is a logistic regression on standardised features, trained on one half of each domain and tested on the
+    other.
 
     Args:
-        source: features (N, D), or what computes those of an array of indices.
-        target: features (M, D), or the like.
+        source: features (N, D), or an object that computes them from an array of indices.
+        target: features (M, D), likewise.
         seed: draws the halves.
-        largest: samples of each domain to use; both use the same number.
+        largest: the largest number of samples of each domain; both use the same number.
 
     Returns:
-        The distance, or None where there is none: fewer than two samples, or features that are not finite.
+        The distance, or None for fewer than two samples or for features that are not finite.
 
     Reference:
         Ganin et al. 2016, section 5.1.5, arXiv:1505.07818, after Ben-David et al. 2007.
@@ -129,7 +128,7 @@ def proxy_a_distance(source: Features, target: Features, seed: int = 0, largest:
     trained = np.tile(np.arange(size) < (size + 1) // 2, 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not quite converged is near enough for a score
+        warnings.simplefilter("ignore")  # a score does not need full convergence
         classifier.fit(x[trained].astype(np.float64), domains[trained])
     error = 1 - classifier.score(x[~trained].astype(np.float64), domains[~trained])
     return float(2 * (1 - 2 * error))

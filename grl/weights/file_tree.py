@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from grl.arrays import Weights
 from grl.weights.rules import rule_of_kind
 from grl.weights.tree import PARAMETER, Node, Shapes, joined
-from grl.weights_file import CheckpointError
+from grl.weights_file import WeightsFileError
 
 __all__ = ["described", "file_tree"]
 
@@ -31,20 +31,20 @@ def file_tree(metadata: Mapping[str, str], weights: Weights, path: str) -> Node 
         path: the file's path, for error messages.
 
     Raises:
-        CheckpointError: the format is newer, or the metadata contradicts the arrays.
+        WeightsFileError: the format is newer, or the metadata contradicts the arrays.
     """
     if "grl_portable" not in metadata:
         return None
     if metadata["grl_portable"] != _VERSION:
         version = metadata["grl_portable"]
-        raise CheckpointError(f"{path}: of version {version!r} of the portable format; expected {_VERSION}.")
+        raise WeightsFileError(f"{path}: of version {version!r} of the portable format; expected {_VERSION}.")
     try:
         leaves = []
         for name, kind, arrays in json.loads(metadata["layers"]):
             shapes = {array: weights[joined(name, array)].shape for array in arrays}
             leaves.append(_FileNode(name, name, kind, rule_of_kind(kind), (), shapes))
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: its list of layers does not match its arrays.") from error
+        raise WeightsFileError(f"{path}: its list of layers does not match its arrays.") from error
     root = _gathered("", leaves)
     root.sorted = metadata.get("sorted") == "true"
     return root

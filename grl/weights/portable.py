@@ -15,7 +15,7 @@ from grl.weights.layouts import in_nnx_layout, in_torch_layout
 from grl.weights.matching import correspond
 from grl.weights.slot import PortError, Slot, read_all, write_all
 from grl.weights.tree import ModelNode, Node, grown, joined
-from grl.weights_file import CheckpointError, check_weights, load_metadata, load_weights, save_weights
+from grl.weights_file import WeightsFileError, check_weights, load_metadata, load_weights, save_weights
 
 if TYPE_CHECKING:
     from grl.weights.half import Model
@@ -78,7 +78,7 @@ def load_portable(
 
     Raises:
         TypeError: the model is neither.
-        CheckpointError: the file is missing, truncated or no safetensors file, or belongs to another model: a name is
+        WeightsFileError: the file is missing, truncated or no safetensors file, or belongs to another model: a name is
             missing or unknown, a shape differs, a number is not finite or does not fit.
         PortError: the order of a flattened map is unknown, or a name in `names` is.
 
@@ -99,7 +99,7 @@ def load_portable(
     try:
         set_portable_weights(model, weights, flatten)
     except PortError as error:
-        raise CheckpointError(f"{fspath(path)}: {error}") from error
+        raise WeightsFileError(f"{fspath(path)}: {error}") from error
 
 
 def portable_weights(model: Model, flatten: Mapping[str, Sequence[int]] | None = None) -> Weights:

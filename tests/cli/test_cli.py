@@ -436,7 +436,7 @@ def test_a_device_that_is_not_there_is_refused_by_several_in_the_words_of_one(
     said: list[str] = as_one_of_two(0, monkeypatch, lambda text: text if len(said) > 1 else "")
     assert grl(*words) == alone
     assert said[0] == "", "what the first does alone it does not refuse alone"
-    assert alone.err.startswith("grl: no such device")
+    assert alone.err.startswith("grl: --device: got 'abacus'; expected one that ")
     assert not Path("run").exists()
 
 
@@ -520,7 +520,7 @@ REFUSALS = {
     f"train --task moons --out {'x' * 300}": "--out: x+: cannot be written: File name too long",
     f"check --backend torch --json {'x' * 300}": "--json: got 'x+'; expected a file in a folder",
     f"check --backend torch --png {'x/' * 3000}x": "--png: got '[x/]+'; expected a file in a folder",
-    "train --task moons --device abacus": "no such device .*'abacus'",
+    "train --task moons --device abacus": "--device: got 'abacus'; expected one that .* finds here: cpu",
     "demo --steps 0": "--steps: got 0",
     "demo --steps 1.5": "--steps: got '1.5'; expected an integer",
     "demo --seed -1": "--seed: got -1",

@@ -34,8 +34,8 @@ from grl.datasets import DataError, load_path
 from grl.experiment import StoppedError, Update, load_checkpoint, train
 from grl.experiment.architecture import Architecture, initial_weights
 from grl.experiment.config import Config, ConfigError
-from grl.experiment.faults import FILES
-from grl.weights_file import CheckpointError, check_weights, load_weights, save_weights
+from grl.experiment.files import FAULT_FILES
+from grl.weights_file import WeightsFileError, check_weights, load_weights, save_weights
 from tests.support.damage import mutate, mutate_checkpoint, mutate_npz, mutate_png, mutate_safetensors, mutate_text
 from tests.support.data_layouts import (
     arrays,
@@ -185,7 +185,7 @@ def one_sentence_is_fine() -> Iterator[None]:
     said = "."
     try:
         yield
-    except (DataError, CheckpointError, ConfigError) as error:
+    except (DataError, WeightsFileError, ConfigError) as error:
         said = str(error)
     assert re.fullmatch(r"[^\n]*\.", said), said
     assert len(said) < 1000
@@ -389,7 +389,10 @@ LEFT = {
     0: (set(), RUN, {*RUN, "checkpoint.json", "checkpoint-4.safetensors"}),
     1: (set(),),
     2: (set(),),
-    3: ({"metrics.jsonl", *FILES}, {*FILES}),  # weights or a λ that end in NaN; before the first record, too
+    3: (
+        {"metrics.jsonl", *FAULT_FILES},
+        {*FAULT_FILES},
+    ),  # weights or a λ end in NaN; before the first record, too
     130: (set(),),
 }
 """By exit status: the files that a command may leave."""

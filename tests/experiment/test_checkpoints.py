@@ -23,9 +23,9 @@ pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
 from grl.experiment import CheckpointError, StoppedError, load_checkpoint, load_weights, train
-from grl.experiment.checkpoint import Checkpoint, Done, save_checkpoint, unfinished
+from grl.experiment.checkpoint import Checkpoint, Done, content_digest, save_checkpoint, unfinished
 from grl.experiment.config import Config, ConfigError
-from grl.experiment.faults import FILES
+from grl.experiment.files import FAULT_FILES
 from grl.experiment.loop import chunk
 from tests.support.installed import DEEP, INSTALLED, any_backend, both_backends, each_backend
 
@@ -271,7 +271,7 @@ def test_what_an_earlier_run_has_left_goes_but_the_run_that_goes_on_keeps_its_ow
 
     def left(out: Path, resume: Checkpoint | None, **settings: Any) -> set[str]:
         out.mkdir(exist_ok=True)
-        for name in (*FILES, events, "notes"):
+        for name in (*FAULT_FILES, events, "notes"):
             (out / name).touch()
         train(replace(config, **settings), out=out, resume=resume)
         return {path.name for path in out.iterdir()}
@@ -373,11 +373,9 @@ def test_a_file_that_is_truncated_changed_or_missing_is_named(name: str, written
     ({"data": 1}, "no checkpoint of a run"),
 ])  # fmt: skip
 def test_a_stranger_who_knows_the_format_is_refused_too(change: dict[str, Any], message: str, written: Path) -> None:
-    from grl.experiment.checkpoint import _digest
-
     content = json.loads((written / "checkpoint.json").read_text()) | change
     del content["sha256"]
-    (written / "checkpoint.json").write_text(json.dumps({**content, "sha256": _digest(content)}))
+    (written / "checkpoint.json").write_text(json.dumps({**content, "sha256": content_digest(content)}))
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(written)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,12 @@ import pytest
 
 from grl.datasets import Task
 from grl.experiment import join, train
-from grl.experiment.backend import build_architecture
+from grl.experiment.backend import build_architecture, import_processes
 from grl.experiment.checkpoint import Checkpoint, Done
 from grl.experiment.config import Config, ConfigError
+from grl.experiment.devices import DeviceError
 from grl.experiment.processes import ALONE, Processes, ProcessLostError, RefusedByAllError, check_shares, launched
+from grl.experiment.trainer import Prediction
 from tests.support.installed import each_backend, needs_flax, needs_torch
 
 pytestmark = pytest.mark.usefixtures("nobody_else")
@@ -105,7 +106,7 @@ def joined(config: Config, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("grl.experiment.joining.import_backend", lambda *_: SimpleNamespace(join=of_two))
+    monkeypatch.setattr("grl.experiment.joining.import_processes", lambda *_: SimpleNamespace(join=of_two))
     with join(config) as processes:
         assert processes.count == 2
 
@@ -144,8 +145,8 @@ def to_the_first_step(
 ) -> None:
     """What one process of two does up to the first step, with a trainer that needs no framework."""
 
-    def predict(x: Any) -> tuple[Any, Any, Any]:
-        return x, np.zeros((len(x), 2)), np.zeros(len(x))
+    def predict(x: Any) -> Prediction:
+        return Prediction(x, np.zeros((len(x), 2)), np.zeros(len(x)))
 
     def reached() -> None:
         raise ReachedError
@@ -211,13 +212,13 @@ def test_only_a_refusal_of_all_leaves_in_good_order_as_that_waits_for_all(
     if backend == "torch":
         monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
         monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    join = import_module(f"grl.{backend}_impl.distributed").join
+    join = import_processes(backend).join
     with pytest.raises(RefusedByAllError, match="of all"), join(Config(timeout=7)):
         raise RefusedByAllError("of all")
     assert left == ["in good order"]
     with pytest.raises(ConfigError, match="gloo, of one"), join(Config(timeout=7)):
         raise ConfigError("gloo, of one")
-    lost = pytest.raises(ProcessLostError, match=r"waited for in vain for 7 s \(--timeout\): gloo: reset$")
+    lost = pytest.raises(ProcessLostError, match=r"did not answer within 7 s \(--timeout\): gloo: reset$")
     with lost, join(Config(timeout=7)):
         raise RuntimeError("gloo: reset\nby a peer")
     assert left == ["in good order"]
@@ -247,7 +248,7 @@ def test_each_torch_process_of_a_machine_takes_an_accelerator_of_its_own(monkeyp
         find_device("cuda:1", Processes(1, 2))
     monkeypatch.setenv("LOCAL_RANK", "2")
     for name, processes in (("cuda", Processes(2, 3)), ("cuda:2", ALONE), ("mps", ALONE), ("abacus", Processes(0, 2))):
-        with pytest.raises(LookupError, match=f"no such device .* '{name}'; present: cpu, cuda:0, cuda:1$"):
+        with pytest.raises(DeviceError, match=f"^device: got '{name}'; .* PyTorch finds here: cpu, cuda:0, cuda:1\\.$"):
             find_device(name, processes)
 
 

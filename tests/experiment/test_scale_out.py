@@ -208,10 +208,8 @@ x, y, x_target = next(batches(task, config))
 
 def collectives():
     trainer = build_trainer(task, config)
-    with trainer._on_mesh(), trainer._precision():
-        images = [trainer._place(array[None], axis=1) for array in (x, x_target)]
-        batch = (y[None].astype(np.int32), *images, np.ones(1), np.ones((1, 2)))
-        text = trainer._run.lower(trainer._state, batch).compile().as_text()
+    program = trainer.lower(x[None], y[None], x_target[None], np.ones(1), np.ones((1, 2)))
+    text = program.compile().as_text()
     return re.findall(r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\\(", text)
 
 with_layer = collectives()
@@ -385,5 +383,5 @@ def test_processes_that_never_come_are_not_waited_for_longer_than_the_timeout(tm
     (ended,) = end(start(words, torch_environments(2)[:1]))
     assert ended.status == 1
     assert ended.err.splitlines()[-1].startswith(
-        "grl: process 0 of 2: another one has ended, or was waited for in vain"
+        "grl: process 0 of 2: another process ended, or did not answer within 3 s"
     )

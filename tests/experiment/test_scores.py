@@ -14,6 +14,7 @@ from grl.datasets import Task
 from grl.experiment import batches, build_trainer, load_data
 from grl.experiment.config import Config
 from grl.experiment.scores import proxy_a_distance, score
+from grl.experiment.trainer import Prediction
 from tests.support.installed import each_backend
 
 pytestmark = pytest.mark.trains
@@ -25,8 +26,8 @@ def points(right: int, of: int, domain: float) -> Any:
 
 
 def test_each_accuracy_is_of_its_own_set_in_its_whole() -> None:
-    def predict(x: Any) -> tuple[Any, Any, Any]:
-        return x, np.stack([np.zeros(len(x)), x[:, 0]], 1), x[:, 1]
+    def predict(x: Any) -> Prediction:
+        return Prediction(x, np.stack([np.zeros(len(x)), x[:, 0]], 1), x[:, 1])
 
     ones = np.ones(1200, np.int64)
     x_target = np.concatenate([points(5, 5, 1.0), points(0, 3, -1.0)])

@@ -19,7 +19,7 @@ pytest.importorskip("safetensors")
 
 from grl.experiment import batches, load_checkpoint, load_data, load_weights, train
 from grl.experiment.config import Config
-from grl.experiment.faults import FILES
+from grl.experiment.files import FAULT_FILES
 from tests.support.installed import INSTALLED, deep, each_backend, needs_flax, needs_torch
 from tests.support.several_processes import Start, end, environments_of
 
@@ -125,7 +125,7 @@ def test_a_nan_in_the_part_of_one_ends_all_and_the_step_is_kept_whole(
     assert (report["step"], report["domain_loss"], report["reversal"]["verdict"]) == (step, "nan", "not finite")
     weights = load_weights(tmp_path / "run" / "nan-weights.safetensors")
     assert all(np.isfinite(array).all() for array in weights.values())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.jsonl", *FILES}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.jsonl", *FAULT_FILES}
 
 
 @needs_torch
@@ -160,7 +160,7 @@ def test_when_one_is_lost_in_mid_step_the_other_ends_with_a_message_and_the_chec
     # JAX ends a process itself, by SIGABRT and in words of its own, once its coordinator misses another or is gone.
     by_jax = backend == "jax" and (killed == 0 or sent == signal.SIGSTOP)
     assert ended.status in ((1, -signal.SIGABRT) if by_jax else (1,)), ended.err
-    assert "another one has ended" in ended.err or "another task died" in ended.err
+    assert "another process ended" in ended.err or "another task died" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run" / "model.safetensors").exists()
     checkpoint = load_checkpoint(tmp_path / "run")

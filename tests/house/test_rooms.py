@@ -30,7 +30,6 @@ LARGEST = 0.30
 BY_NAME = {
     "grl.check.matrix": r"grl\.check\.\w+",
     "grl.diagnosis.reversal": r"grl\.diagnosis\.\w+",
-    "grl.experiment.backend": r"grl\.experiment\.trainers\.\w+",
     "grl.parity": r"grl\.port\.\w+",
     "benchmarks.step": r"benchmarks\.resnet_\w+",
 }

@@ -22,7 +22,7 @@ from grl.datasets import Task
 from grl.experiment import Result, Snapshot
 from grl.experiment.config import Config
 from grl.experiment.demo import figures, largest_gap, loss_gaps
-from grl.experiment.result import look
+from grl.experiment.snapshot import take_snapshot
 from grl.files import WriteError
 from grl.report import draw_demo, draw_report
 from grl.report.features import embed
@@ -199,7 +199,7 @@ def points_on_a_line(samples: int) -> Task:
 
 
 def test_the_boundary_is_the_probability_of_class_1_with_the_first_axis_across():
-    across, up, odds = look(FirstCoordinate(), replace(points_on_a_line(9), x_test=None, y_test=None)).boundary
+    across, up, odds = take_snapshot(FirstCoordinate(), replace(points_on_a_line(9), x_test=None, y_test=None)).boundary
     assert (across[0], across[-1], up[0], up[-1]) == pytest.approx((-1.2, 1.2, -0.5, 5.5))  # a tenth beyond the points
     np.testing.assert_allclose(odds, np.broadcast_to(1 / (1 + np.exp(-across)), (len(up), len(across))), rtol=1e-5)
     assert (odds[0, 0], odds[0, -1]) == pytest.approx((0.23, 0.77), abs=0.01)
@@ -207,12 +207,12 @@ def test_the_boundary_is_the_probability_of_class_1_with_the_first_axis_across()
 
 def test_features_are_of_evenly_spaced_samples_with_their_labels():
     task = points_on_a_line(1001)
-    snapshot = look(FirstCoordinate(), task, largest=11)
+    snapshot = take_snapshot(FirstCoordinate(), task, largest=11)
     np.testing.assert_array_equal(snapshot.source_features, task.x_source[::100])
     np.testing.assert_array_equal(snapshot.source_labels, task.y_source[::100])
     np.testing.assert_array_equal(snapshot.target_features, task.x_test[::100])
     np.testing.assert_array_equal(snapshot.target_labels, task.y_test[::100])
-    without = look(FirstCoordinate(), replace(task, x_test=None, y_test=None), largest=11)
+    without = take_snapshot(FirstCoordinate(), replace(task, x_test=None, y_test=None), largest=11)
     np.testing.assert_array_equal(without.target_features, task.x_target[::100])
     assert without.target_labels is None
 

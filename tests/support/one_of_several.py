@@ -22,9 +22,9 @@ def held(trainer: Any) -> dict[str, int]:
         return {name: local(parameter).numel() for name, parameter in trainer.model.named_parameters()}
     import jax
 
-    name_of = import_module("grl.experiment.trainers.jax_trainer")._torch_name
-    leaves = jax.tree_util.tree_leaves_with_path(trainer._state[0])
-    return {name_of(path): leaf.addressable_shards[0].data.size for path, leaf in leaves}
+    torch_name = import_module("grl.experiment.trainers.jax_weights").torch_name
+    leaves = jax.tree_util.tree_leaves_with_path(trainer.train_state.params)
+    return {torch_name(path): leaf.addressable_shards[0].data.size for path, leaf in leaves}
 
 
 if __name__ == "__main__":
