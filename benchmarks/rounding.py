@@ -30,7 +30,6 @@ from rich.table import Table
 from grl.cli.progress import make_console
 from grl.datasets import Task
 from grl.experiment import batches, build_trainer, load_data
-from grl.experiment.architecture import Architecture
 from grl.experiment.config import Config
 from grl.files import replacing
 
@@ -56,7 +55,7 @@ def losses(config: Config, steps: int, moved: float = 0.0, noise: float = 0.0) -
     if moved:
         signs = np.random.default_rng(1)
         weights = {name: w * (1 + moved * signs.choice([-1, 1], w.shape)) for name, w in trainer.weights().items()}
-        trainer = type(trainer)(Architecture(task.sample_shape, task.num_classes), config, weights)
+        trainer = build_trainer(task, config, weights=weights)
     stream, found = batches(task, config), []
     for start in range(0, steps, _AT_ONCE):
         of_chunk = range(start, start + _AT_ONCE)

@@ -46,7 +46,7 @@ def describe_reversal(config: Config, task: Task) -> str:
     """Return the verdict on the gradient reversal at the schedule's last λ; the first λ may be 0.
 
     Raises:
-        ConfigError, CheckpointError, ImportError: the model of the run cannot be built.
+        ConfigError, WeightsFileError, ImportError: the model of the run cannot be built.
     """
     report = report_gradients(config, task=task)
     return f"Reversal at the schedule's last λ, {config.coeff(config.steps):.4g}: {report}"

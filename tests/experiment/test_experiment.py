@@ -32,8 +32,7 @@ def losses(config: Config, *, rounding: float = 0.0) -> NDArray[np.float64]:
     if rounding:
         signs = np.random.default_rng(1)
         weights = {name: w * (1 + rounding * signs.choice([-1, 1], w.shape)) for name, w in trainer.weights().items()}
-        architecture = Architecture(task.sample_shape, task.num_classes)
-        trainer = type(trainer)(architecture, config, weights)
+        trainer = build_trainer(task, config, weights=weights)
     found = []
     for steps, (x, y, x_target) in chunks(task, config):
         coeffs = np.array([config.coeff(step) for step in steps])
