@@ -366,7 +366,7 @@ def test_a_file_that_is_truncated_changed_or_missing_is_named(name: str, written
     ({"step": -1}, "no checkpoint of a run"),
     ({"step": True}, "no checkpoint of a run"),
     ({"seconds": "1"}, "no checkpoint of a run"),
-    ({"config": {}}, "no checkpoint of a run of this version: config: got"),
+    ({"config": {}}, "no checkpoint of a run of this version: config: missing or unknown settings"),
     ({"config": {**asdict(Config()), "hidden": 5}}, "hidden: got 5"),
     ({"config": {**asdict(Config()), "data": 5}}, "data: got 5"),
     ({"history": []}, "no checkpoint of a run"),

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from grl.arrays import Array, Weights
-from grl.weights.rules import CONVOLUTION, rule_of_kind
+from grl.weights.layer_rules import CONVOLUTION
+from grl.weights.rules import rule_of_kind
 
 __all__ = ["filled", "named", "torch_name"]
 
