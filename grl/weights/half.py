@@ -53,6 +53,9 @@ class Half(Protocol):
     def keeps_order(self, module: Part, few: int = 4) -> bool | None:
         """Return whether the children are in the order of their definition; None if that cannot be known."""
 
+    def computes_rms_norm(self, module: Part) -> bool:
+        """Return whether a module of an unknown class computes an RMSNorm, by running it."""
+
     def slots(self, value: Part, prefix: str = "") -> dict[str, Slot]:
         """Return the slots of a tensor or Variable, or of a module and everything below it, by name."""
 

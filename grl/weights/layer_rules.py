@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -56,6 +57,11 @@ def _transposed_to_nnx(weight: Array, module: Part) -> Array:
     if module.transpose_kernel:
         return weight.transpose(*space, 1, 0)
     return np.flip(weight, space).transpose(*space, 0, 1)
+
+
+def _reduces_space(norm: Part) -> bool:
+    """Return whether an `nnx.LayerNorm` reduces several axes, as PyTorch's `GroupNorm(1)` and `InstanceNorm` do."""
+    return isinstance(norm.reduction_axes, Sequence) and len(norm.reduction_axes) > 1
 
 
 LINEAR = Layout(_linear_to_torch, _linear_to_nnx)
@@ -115,9 +121,10 @@ LAYER_RULES: tuple[Rule, ...] = (
         running_mean=("mean", SAME),
         running_var=("var", SAME),
     ),
+    # Norms over space, with one scale per channel. `compare` examines their axes and groups.
+    _norm("GroupNorm", "GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d", "GroupNorm InstanceNorm"),
+    dataclasses.replace(_norm("GroupNorm", "", "LayerNorm"), when=_reduces_space),
     _norm("LayerNorm", "LayerNorm", "LayerNorm"),
-    _norm("GroupNorm", "GroupNorm", "GroupNorm"),
-    _norm("InstanceNorm", "InstanceNorm1d InstanceNorm2d InstanceNorm3d", "InstanceNorm"),
     _norm("RMSNorm", "RMSNorm", "RMSNorm"),
     _rule("PReLU", "PReLU", "PReLU", weight=("negative_slope", _NUMBER)),
     Rule(

@@ -15,7 +15,7 @@ from grl.jax_impl.module import GRL
 from grl.weights.half import Child, Part
 from grl.weights.slot import PortError, Prepared, Slot, narrowed
 
-__all__ = ["NAME", "ReversalSlot", "VariableSlot", "children", "is_tensor", "keeps_order", "slots"]
+__all__ = ["NAME", "ReversalSlot", "VariableSlot", "children", "computes_rms_norm", "is_tensor", "keeps_order", "slots"]
 
 NAME = "nnx"
 
@@ -66,6 +66,11 @@ def keeps_order(module: Part, few: int = 4) -> bool | None:
         return None
     names = [name for name, _ in _items(module)]
     return None if len(names) < few else names != sorted(names)
+
+
+def computes_rms_norm(module: Part) -> bool:
+    """Return False: a norm of your own in nnx is paired by its tensors, or by a rule of your own."""
+    return False
 
 
 def slots(value: Part, prefix: str = "") -> dict[str, Slot]:

@@ -153,6 +153,9 @@ def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Names | None = No
     unpaired, and the result names them. The same holds for an nnx model from `nnx.merge`, `clone` or `eval_shape`,
     which sort attributes by name, unless the names have numbers.
 
+    A PyTorch module of an unknown class that computes an RMSNorm, like those of transformers, corresponds to an
+    `nnx.RMSNorm`: a copy of it is run on a few numbers.
+
     Args:
         torch_model: an `nn.Module`.
         nnx_model: an `nnx.Module`.
@@ -169,7 +172,9 @@ def pair(torch_model: nn.Module, nnx_model: nnx.Module, names: Names | None = No
     Example:
         `pair(torch_model, nnx_model, {"encoder.proj": "embed"}).unmatched_torch`
     """
-    return _result(correspond(grown(torch_model, "torch_model"), grown(nnx_model, "nnx_model"), names))
+    nnx_tree = grown(nnx_model, "nnx_model")
+    torch_tree = grown(torch_model, "torch_model", {leaf.kind for leaf in nnx_tree.leaves()})
+    return _result(correspond(torch_tree, nnx_tree, names))
 
 
 def _result(search: Search[ModelNode]) -> Pairing:

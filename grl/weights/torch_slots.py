@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,9 +15,11 @@ from grl.torch_impl import GRL
 from grl.weights.half import Child, Part
 from grl.weights.slot import Slot, narrowed
 
-__all__ = ["NAME", "ReversalSlot", "TensorSlot", "children", "is_tensor", "keeps_order", "slots"]
+__all__ = ["NAME", "ReversalSlot", "TensorSlot", "children", "computes_rms_norm", "is_tensor", "keeps_order", "slots"]
 
 NAME = "PyTorch"
+
+_EPSILONS = ("eps", "epsilon", "variance_epsilon")
 
 
 def children(module: Part) -> Iterator[Child]:
@@ -45,6 +48,32 @@ def is_tensor(value: Part) -> bool:
 def keeps_order(module: Part, few: int = 4) -> bool:
     """Return True: PyTorch keeps the order of definition."""
     return True
+
+
+def computes_rms_norm(module: Part) -> bool:
+    """Return whether a module of an unknown class computes y = x / √(mean(x²) + ε) · weight, as in transformers.
+
+    Only a module with an ε and with one vector `weight`, and with nothing else, is run: a copy of it, on a few numbers.
+    """
+    if not isinstance(module, nn.Module) or any(module.children()) or any(module.buffers(recurse=False)):
+        return False
+    parameters = dict(module.named_parameters(recurse=False))
+    weight = parameters.get("weight")
+    epsilon = next((vars(module)[name] for name in _EPSILONS if name in vars(module)), None)
+    if weight is None or len(parameters) != 1 or is_lazy(weight) or weight.ndim != 1 or not isinstance(epsilon, float):
+        return False
+    size = len(weight)
+    x = torch.linspace(-1.0, 3.0, 3 * size).reshape(3, size)  # its mean is not 0, so a LayerNorm gives something else
+    scale = torch.linspace(0.5, 1.5, size)  # not 1, so a norm that adds 1 to its weight gives something else
+    try:
+        copied = copy.deepcopy(module).to("cpu", torch.float32)
+        with torch.no_grad():
+            copied.weight = nn.Parameter(scale)
+            y = copied(x)
+    except Exception:  # it takes another input
+        return False
+    expected = x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon) * scale
+    return isinstance(y, Tensor) and y.shape == x.shape and bool(torch.allclose(y, expected, rtol=1e-5, atol=1e-6))
 
 
 def slots(value: Part, prefix: str = "") -> dict[str, Slot]:

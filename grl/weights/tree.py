@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 from grl.arrays import Weights
 from grl.weights.half import Half, Part, Side, half_of, side_of
 from grl.weights.rule import Rule
-from grl.weights.rules import rule_of
+from grl.weights.rules import rule_of, rule_of_kind
 from grl.weights.slot import Slot
 
 __all__ = ["PARAMETER", "ModelNode", "Node", "Shapes", "Signature", "grown", "joined"]
@@ -170,19 +170,21 @@ class ModelNode(Node):
         return True not in answers and False in answers
 
 
-def grown(model: object, argument: str = "model") -> ModelNode:
+def grown(model: object, argument: str = "model", other_kinds: Collection[str] = ()) -> ModelNode:
     """Return the tree of a model.
 
     Args:
         model: an `nn.Module` or an `nnx.Module`.
         argument: its name in error messages.
+        other_kinds: the kinds in the tree that this one is paired with. If "RMSNorm" is among them, a module of an
+            unknown class that computes an RMSNorm is one. Otherwise it is a module with a tensor.
 
     Raises:
         TypeError: the model is neither.
         PortError: a Variable holds something else than one array.
     """
     side = side_of(model, argument)
-    return _Growth(side, half_of(side)).node(model)
+    return _Growth(side, half_of(side), finds_rms_norms="RMSNorm" in other_kinds).node(model)
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,14 @@ class _Growth:
     side: Side
     half: Half
     with_rules: bool = True
+    finds_rms_norms: bool = False
 
     def node(self, value: Part, path: str = "", name: str = "", above: frozenset[int] = frozenset()) -> ModelNode:
         if self.half.is_tensor(value):
             return ModelNode(path, name, PARAMETER, None, (), self.side, value)
         rule = rule_of(value, self.side) if self.with_rules else None
+        if rule is None and self.finds_rms_norms and self.half.computes_rms_norm(value):
+            rule = rule_of_kind("RMSNorm")
         if rule is not None:
             return ModelNode(path, name, rule.kind, rule, (), self.side, value)
         above |= {id(value)}

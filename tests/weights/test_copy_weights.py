@@ -90,6 +90,27 @@ def simple(size: int, out: int, *, rngs: Any, **how: Any) -> Any:
     return nnx.SimpleCell(size, out, dtype=np.float64, rngs=rngs, **how)
 
 
+class LlamaRMSNorm(nn.Module):
+    """As transformers has it, but for its cast to float32."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(size)), 1e-6
+
+    def forward(self, x: Any) -> Any:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+class GemmaRMSNorm(LlamaRMSNorm):
+    def forward(self, x: Any) -> Any:
+        return (1 + self.weight) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+class NormOfItsOwn(LlamaRMSNorm):
+    def forward(self, x: Any) -> Any:
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
 LAYERS = {
     "LinearGeneral": (
         lambda: nn.Linear(6, 4).double(),
@@ -100,6 +121,31 @@ LAYERS = {
         lambda: nn.InstanceNorm2d(3, affine=True).double(),
         lambda: nnx.InstanceNorm(3, epsilon=1e-5, rngs=nnx.Rngs(0), **F64),
         alike(2, 3, 4, 4, last=True),
+    ),
+    "GroupNorm(1) as LayerNorm": (
+        lambda: nn.GroupNorm(1, 3).double(),
+        lambda: nnx.LayerNorm(3, epsilon=1e-5, reduction_axes=(1, 2, 3), rngs=nnx.Rngs(0), **F64),
+        alike(2, 3, 4, 4, last=True),
+    ),
+    "InstanceNorm as LayerNorm": (
+        lambda: nn.InstanceNorm2d(3, affine=True).double(),
+        lambda: nnx.LayerNorm(3, epsilon=1e-5, reduction_axes=(1, 2), rngs=nnx.Rngs(0), **F64),
+        alike(2, 3, 4, 4, last=True),
+    ),
+    "InstanceNorm as GroupNorm": (
+        lambda: nn.InstanceNorm2d(3, affine=True).double(),
+        lambda: nnx.GroupNorm(3, num_groups=3, epsilon=1e-5, rngs=nnx.Rngs(0), **F64),
+        alike(2, 3, 4, 4, last=True),
+    ),
+    "LayerNorm": (
+        lambda: nn.LayerNorm(3).double(),
+        lambda: nnx.LayerNorm(3, epsilon=1e-5, rngs=nnx.Rngs(0), **F64),
+        alike(2, 5, 3),
+    ),
+    "RMSNorm of transformers": (
+        lambda: LlamaRMSNorm(3).double(),
+        lambda: nnx.RMSNorm(3, rngs=nnx.Rngs(0), **F64),
+        alike(2, 5, 3),
     ),
     "PReLU": (lambda: nn.PReLU().double(), lambda: nnx.PReLU(param_dtype=np.float64), alike(3, 4)),
     "attention": (
@@ -324,6 +370,22 @@ def test_what_one_side_has_more_is_named() -> None:
     theirs = nnx.MultiHeadAttention(2, 4, normalize_qk=True, decode=False, rngs=nnx.Rngs(0))
     with pytest.raises(PortError, match=r"query_ln.scale, key_ln.scale of the nnx model have no counterpart"):
         copy_weights(nn.MultiheadAttention(4, 2), theirs)
+
+
+@pytest.mark.parametrize("norm", [GemmaRMSNorm, NormOfItsOwn])
+def test_a_norm_that_computes_something_else_is_no_rms_norm(norm: Any) -> None:
+    with pytest.raises(PortError, match=r"^norm.weight of the PyTorch model .*; norm.scale of the nnx model"):
+        copy_weights(nn.ModuleDict({"norm": norm(3)}), nnx.Dict(norm=nnx.RMSNorm(3, rngs=nnx.Rngs(0))))
+
+
+def test_a_norm_of_its_own_on_both_sides_is_a_tensor_on_both() -> None:
+    class Own(nnx.Module):
+        def __init__(self) -> None:
+            self.weight = nnx.Param(jax.numpy.zeros(3))
+
+    nnx_model = nnx.Dict(norm=Own())
+    copy_weights(nn.ModuleDict({"norm": LlamaRMSNorm(3)}), nnx_model)
+    assert nnx_model["norm"].weight[...].all()
 
 
 def test_shapes_that_differ_are_named() -> None:
