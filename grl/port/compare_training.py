@@ -16,7 +16,7 @@ from grl.port.runs.recording import Array
 from grl.port.runs.torch_model import TorchModel, to_tensors
 from grl.port.training_report import Gaps, TrainingReport
 from grl.port.twins import Twins
-from grl.weights.half import half_of
+from grl.weights.halves import half_of
 
 __all__ = ["compare_training"]
 

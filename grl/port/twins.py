@@ -14,7 +14,7 @@ from grl.port.runs.recording import LOSS, OUTPUT, Array, Key, Recording
 from grl.port.runs.torch_model import TorchModel
 from grl.weights.differences import differing_weights
 from grl.weights.flattened import find_flattened
-from grl.weights.half import half_of
+from grl.weights.halves import half_of
 from grl.weights.pairing import pair
 from grl.weights.slot import PortError
 

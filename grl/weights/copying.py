@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from grl.weights.flattened import find_flattened
-from grl.weights.half import half_of, side_of
+from grl.weights.halves import half_of, side_of
 from grl.weights.pairing import Pairing, pair
 from grl.weights.rule import Names
 from grl.weights.slot import PortError, read_all, write_all

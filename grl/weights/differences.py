@@ -10,7 +10,7 @@ import numpy as np
 
 from grl.arrays import Array
 from grl.weights.feature_order import BY_FEATURE, to_channels_first
-from grl.weights.half import half_of
+from grl.weights.halves import half_of
 from grl.weights.layouts import in_nnx_layout, input_arrays
 from grl.weights.pairing import Pair, Pairing
 from grl.weights.tree import joined

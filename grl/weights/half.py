@@ -1,10 +1,9 @@
-"""What `grl.weights` needs from each framework: one Protocol, and one module that satisfies it for either side."""
+"""What `grl.weights` needs from each framework: a Protocol that `torch_slots` and `nnx_slots` satisfy."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from grl.weights.slot import Slot
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     Model: TypeAlias = nn.Module | nnx.Module
     """A model of either framework."""
 
-__all__ = ["Child", "Half", "Part", "Side", "half_of", "side_of"]
+__all__ = ["Child", "Half", "Part", "Side"]
 
 Side: TypeAlias = Literal["torch", "nnx"]
 """The framework of a model."""
@@ -58,31 +57,3 @@ class Half(Protocol):
 
     def slots(self, value: Part, prefix: str = "") -> dict[str, Slot]:
         """Return the slots of a tensor or Variable, or of a module and everything below it, by name."""
-
-
-def side_of(model: object, argument: str = "model") -> Side:
-    """Return the framework of a model. This never imports a framework.
-
-    Args:
-        model: an `nn.Module` or an `nnx.Module`.
-        argument: its name in error messages.
-
-    Raises:
-        TypeError: the model is neither.
-    """
-    for side, package in (("torch", "torch.nn"), ("nnx", "flax.nnx")):
-        if isinstance(model, getattr(sys.modules.get(package), "Module", ())):
-            return cast(Side, side)
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise TypeError(f"{argument}: got a {kind}; expected an nn.Module of PyTorch or an nnx.Module.")
-
-
-def half_of(side: Side) -> Half:
-    """Return the module that handles one framework. Only a side whose models exist is imported."""
-    if side == "torch":
-        from grl.weights import torch_slots
-
-        return torch_slots
-    from grl.weights import nnx_slots
-
-    return nnx_slots

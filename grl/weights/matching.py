@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import combinations
 from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-from grl.arrays import Weights
-from grl.weights.half import Part
-from grl.weights.rule import Layout, Names, Rule
-from grl.weights.slot import PortError
-from grl.weights.tree import PARAMETER, ModelNode, Node, Signature
+from grl.weights.given_names import given_pairs
+from grl.weights.rule import Names, Rule
+from grl.weights.tree import ModelNode, Node, Signature
 
 __all__ = ["How", "Match", "Search", "correspond"]
 
@@ -80,26 +77,13 @@ class Search(Generic[TorchNode]):
 
     def take_given(self, names: Names) -> None:
         """Match the parts that the caller has paired."""
-        torch_tensors, nnx_tensors = _layers_of_tensors(self.torch), _layers_of_tensors(self.nnx)
-        torch_nodes = {node.path: node for node in (*self.torch.below(), *torch_tensors)}
-        nnx_nodes = {node.path: node for node in (*self.nnx.below(), *nnx_tensors)}
-        for torch_name, given in names.items():
-            nnx_name, layout = (given, None) if isinstance(given, str) else given
-            torch = _named(torch_name, torch_nodes, self.torch.origin)
-            nnx = _named(nnx_name, nnx_nodes, self.nnx.origin)
-            if torch.kind != nnx.kind:
-                raise _unlike(torch, nnx, torch_nodes.values(), nnx_nodes.values())
-            if layout is not None and torch.kind != PARAMETER:
-                raise PortError(
-                    f"names: got a layout for {torch_name!r}, a {torch.kind or _NO_KIND}; expected a tensor."
-                )
-            # A layer whose tensors are paired one by one is not paired as a whole.
-            self.taken |= {layer for layer in (torch_tensors.get(torch), nnx_tensors.get(nnx)) if layer is not None}
-            if layout is None:
+        for torch, nnx, rule, layers in given_pairs(self.torch, self.nnx, names):
+            self.taken |= layers
+            if rule is None:
                 self.match(torch, nnx, "given")
             else:
                 self.taken |= {torch, nnx}
-                self.matches.append(Match(torch, nnx, "given", _rule_of_tensor(layout, _owner(self.nnx, nnx_name))))
+                self.matches.append(Match(torch, nnx, "given", rule))
 
     def match(self, torch: TorchNode, nnx: ModelNode, how: How) -> None:
         """Match two parts, and then the parts within them, by one criterion after the other."""
@@ -153,59 +137,6 @@ class Search(Generic[TorchNode]):
             elif is_last and not torch_group[0].settings:
                 names = [", ".join(node.path for node in group) for group in (torch_group, nnx_group)]
                 self.ambiguous.append(f"{names[0]} (PyTorch) and {names[1]} (nnx) have the same shapes, and {problem}")
-
-
-_NO_KIND = "module without a rule"
-
-
-def _layers_of_tensors(tree: AnyNode) -> dict[AnyNode, AnyNode]:
-    """Return each single tensor within a known layer → the layer."""
-    return {tensor: leaf for leaf in tree.leaves() for tensor in leaf.tensors()}
-
-
-def _named(name: str, nodes: Mapping[str, AnyNode], origin: str) -> AnyNode:
-    if name not in nodes:
-        known = [path for path in nodes if path]
-        examples = ", ".join(get_close_matches(name, known, cutoff=0.4) or known[:4])
-        raise PortError(f"names: got {name!r}; expected a module or tensor of the {origin}, such as {examples}.")
-    return nodes[name]
-
-
-def _unlike(torch: Node, nnx: Node, torch_nodes: Iterable[Node], nnx_nodes: Iterable[Node]) -> PortError:
-    """Return the error for a pair of two kinds. It names parts that either one could be paired with."""
-    for_torch = _examples(nnx_nodes, torch.kind, torch.path)
-    for_nnx = _examples(torch_nodes, nnx.kind, nnx.path)
-    return PortError(
-        f"names: got {torch.path!r} and {nnx.path!r}, {_a_kind(torch)} and {_a_kind(nnx)}; expected two of one kind:"
-        f" {torch.path!r} with {for_torch}, or {nnx.path!r} with {for_nnx}."
-    )
-
-
-def _examples(nodes: Iterable[Node], kind: str, name: str) -> str:
-    paths = [node.path for node in nodes if node.kind == kind and node.path]
-    return " or ".join(get_close_matches(name, paths, cutoff=0.0)) or f"no part (there is no {kind or _NO_KIND})"
-
-
-def _a_kind(node: Node) -> str:
-    return f"a {node.kind or _NO_KIND}"
-
-
-def _owner(tree: ModelNode, tensor_name: str) -> Part:
-    """Return the innermost module of the tree that holds a tensor."""
-    holders = [node for node in tree.below() if not node.path or tensor_name.startswith(f"{node.path}.")]
-    return max(holders, key=lambda node: len(node.path)).value
-
-
-def _rule_of_tensor(layout: Layout, owner: Part) -> Rule:
-    """Return the rule of a single tensor. Its name within itself is ""."""
-
-    def to_torch(arrays: Weights, _: Part) -> Weights:
-        return {name: layout.to_torch(array, owner) for name, array in arrays.items()}
-
-    def to_nnx(arrays: Weights, _: Part) -> Weights:
-        return {name: layout.to_nnx(array, owner) for name, array in arrays.items()}
-
-    return Rule(PARAMETER, (), (), to_torch, to_nnx)
 
 
 def _problem(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grl.arrays import Weights
-from grl.weights.half import Part, Side, half_of
+from grl.weights.half import Part, Side
+from grl.weights.halves import half_of
 from grl.weights.layouts import in_nnx_layout, in_torch_layout
 from grl.weights.matching import How, Search, correspond
 from grl.weights.rule import Names, Rule

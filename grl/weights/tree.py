@@ -10,7 +10,8 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from grl.arrays import Weights
-from grl.weights.half import Half, Part, Side, half_of, side_of
+from grl.weights.half import Half, Part, Side
+from grl.weights.halves import half_of, side_of
 from grl.weights.rule import Rule
 from grl.weights.rules import rule_of, rule_of_kind
 from grl.weights.slot import Slot
@@ -111,6 +112,11 @@ class ModelNode(Node):
     """A part of a model in memory.
 
     Args:
+        path: its name in its own framework: "layers.0".
+        name: the name that PyTorch would give it: "0".
+        kind: the kind of a known layer, `PARAMETER` for a tensor, "" for a module made of other parts.
+        rule: the rule of a known layer.
+        children: the parts of a module of kind ""; otherwise ().
         side: its framework.
         value: the module, tensor or Variable.
     """

@@ -12,7 +12,7 @@ from flax import nnx
 
 from grl.parity import copy_weights
 from grl.weights.flattened import find_flattened
-from grl.weights.half import half_of, side_of
+from grl.weights.halves import half_of, side_of
 from grl.weights.pairing import pair
 
 TOLERANCE = 1e-10  # relative, in float64

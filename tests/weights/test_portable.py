@@ -19,7 +19,7 @@ from grl import jax_impl, torch_impl
 from grl.jax_impl.dann import ConvNet as JaxConvNet
 from grl.parity import PortError, copy_weights, load_portable, save_portable
 from grl.torch_impl.dann import ConvNet as TorchConvNet
-from grl.weights.half import half_of, side_of
+from grl.weights.halves import half_of, side_of
 from grl.weights_file import WeightsFileError, load_weights
 from tests.support import nnx_models, torch_models
 from tests.support.both_frameworks import state_of
