@@ -125,9 +125,10 @@ def test_documented_arguments_are_those_of_the_signature(name: str) -> None:
     for public, value in _own(_import(name)).items():
         documented = _documented_arguments(value)
         if documented and not (inspect.isclass(value) and not _parameters(value)):
-            missing = [argument for argument in _arguments(value) if argument not in documented]
+            inherited = _inherited_fields(value)
+            missing = [name for name in _arguments(value) if name not in documented and name not in inherited]
             assert not missing, f"{name}.{public}: `Args` leaves out {missing}"
-            unknown = documented - set(_arguments(value)) - set(_starred(value))
+            unknown = documented - {parameter.name for parameter in _parameters(value)}
             assert not unknown, f"{name}.{public}: `Args` lists {sorted(unknown)}, which the signature does not have"
 
 
@@ -179,11 +180,15 @@ def _is_linen(value: Any) -> bool:
 
 
 def _arguments(value: Any) -> list[str]:
-    return [p.name for p in _parameters(value) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name[0] != "_"]
+    parameters = [p for p in _parameters(value) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    # The annotation of a run's setting holds its explanation, from which `grl train --help` is made.
+    return [p.name for p in parameters if p.name[0] != "_" and not str(p.annotation).startswith("Annotated[")]
 
 
-def _starred(value: Any) -> list[str]:
-    return [p.name for p in _parameters(value) if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+def _inherited_fields(value: Any) -> set[str]:
+    """Return the fields that the dataclass above a dataclass has, and explains."""
+    base = value.__base__ if inspect.isclass(value) else None
+    return {field.name for field in dataclasses.fields(base)} if base and dataclasses.is_dataclass(base) else set()
 
 
 def _section(documentation: str, title: str) -> str:

@@ -25,11 +25,12 @@ FLOORS = (
 LARGEST = 0.30
 """The share of the lines of `grl/` that one room may have."""
 
-# The one place in each product that picks a backend's module by its name: module → what that name may become. Such an
-# import is no arrow, because the picked module imports the one that picks it.
+# The one place in each product that picks a backend's module: module → what it may pick, by a string or by an import
+# inside a function. Such an import is no arrow, because the picked module imports the one that picks it.
 BY_NAME = {
     "grl.check.matrix": r"grl\.check\.\w+",
     "grl.diagnosis.reversal": r"grl\.diagnosis\.\w+",
+    "grl.weights.half": r"grl\.weights\.\w+_slots",
     "grl.parity": r"grl\.port\.\w+",
     "benchmarks.step": r"benchmarks\.resnet_\w+",
 }
@@ -53,28 +54,37 @@ def _name(path: Path) -> str:
 
 
 def imports(module: str, source: str, known: Set[str]) -> Iterator[str]:
-    """Yield the known modules that a module imports, anywhere in it and also for annotations only (`TYPE_CHECKING`).
+    """Yield the known modules that a module imports, except those that it is there to pick."""
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    in_functions = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node, imported in _imports(module, tree, known):
+        if id(node) not in in_functions or not re.fullmatch(BY_NAME.get(module, ""), imported):
+            yield imported
+
+
+def _imports(module: str, tree: ast.Module, known: Set[str]) -> Iterator[tuple[ast.AST, str]]:
+    """Yield each import with its node, wherever it stands and also for annotations only (`TYPE_CHECKING`).
 
     A string that is the full name of a module counts as well: `import_module` may get it through a variable.
     """
-    tree = ast.parse(source)
     names = {name for name in known if "." in name}
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
+            yield from ((node, alias.name) for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
             package = _absolute(module, node, known)
             for alias in node.names:
                 inner = f"{package}.{alias.name}"
                 if inner in known:
-                    yield inner
+                    yield node, inner
                 elif package in known:
-                    yield package
+                    yield node, package
         elif isinstance(node, ast.Call) and _imports_by_name(node) and isinstance(node.args[0], ast.JoinedStr):
-            yield from _matching(module, node.args[0], known)
+            yield from ((node, other) for other in _matching(node.args[0], known))
         elif isinstance(node, ast.Constant) and id(node) not in texts and node.value in names:
-            yield str(node.value)
+            yield node, str(node.value)
 
 
 def _absolute(module: str, node: ast.ImportFrom, known: Set[str]) -> str:
@@ -92,12 +102,10 @@ def _imports_by_name(call: ast.Call) -> bool:
     return name in ("import_module", "__import__") and bool(call.args)
 
 
-def _matching(module: str, name: ast.JoinedStr, known: Set[str]) -> Iterator[str]:
-    """Yield the modules that an f-string may name, except those that this module is there to pick."""
+def _matching(name: ast.JoinedStr, known: Set[str]) -> list[str]:
+    """Return the modules that an f-string may name."""
     pieces = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else r"[\w.]+" for p in name.values]
-    for other in sorted(known):
-        if re.fullmatch("".join(pieces), other) and not re.fullmatch(BY_NAME.get(module, ""), other):
-            yield other
+    return [other for other in sorted(known) if re.fullmatch("".join(pieces), other)]
 
 
 def imports_by_variable(source: str) -> bool:
@@ -237,10 +245,13 @@ def test_a_circle_is_seen() -> None:
     assert circles(graph(modules)) == [{"grl.check.a", "grl.check.b", "grl.check.c"}]
 
 
-def test_only_the_one_place_of_a_product_picks_by_name_and_only_within_it() -> None:
-    picks = "import_module(f'grl.check.{name}')"
+@pytest.mark.parametrize(
+    "pick", ["import_module(f'grl.check.{name}')", "from grl.check import other"]
+)
+def test_only_the_one_place_of_a_product_picks_a_backend_and_only_within_it(pick: str) -> None:
+    picks = f"def half_of(name):\n    {pick}"
     rest = {"grl.check": "", "grl.check.torch_derivatives": "import grl.check.matrix, grl.check.other"}
     assert circles(graph({"grl.check.matrix": picks, "grl.check.other": "", **rest})) == []
     assert circles(graph({"grl.check.matrix": "", "grl.check.other": picks, **rest})) != []
-    upward_pick = {"grl.check.matrix": "import_module(f'grl.{name}.app')", "grl.cli.app": ""}
+    upward_pick = {"grl.check.matrix": "def half_of(name):\n    import_module(f'grl.{name}.app')", "grl.cli.app": ""}
     assert upward(graph(upward_pick)) == ["grl.check.matrix -> grl.cli.app"]
