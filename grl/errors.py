@@ -1,10 +1,10 @@
-"""The one base class of every error that a caller may want to catch."""
+"""The base class of every error that a caller may want to catch."""
 
 __all__ = ["GrlError"]
 
 
 class GrlError(Exception):
-    """Base of every error that `grl` defines; each is a ValueError, a TypeError or the like as well.
+    """Base of every error that `grl` defines. One that reports a wrong value is also a ValueError.
 
     Example:
         >>> from grl.experiment.config import Config

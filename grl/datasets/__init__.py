@@ -1,7 +1,7 @@
-"""The arrays of a domain-adaptation task: four real ones that ship inside packages, or the user's own.
+"""The data of a domain-adaptation task: four built-in tasks whose data ship inside packages, or the user's own.
 
-Nothing is downloaded and nothing is random between calls: every task is drawn with one fixed seed of its own, so a
-run's seed changes the training and never the data.
+Nothing is downloaded, and nothing varies between calls: every built-in task is drawn with its own fixed seed, so the
+seed of a run changes the training and never the data.
 """
 
 from grl.datasets.builtin import TASKS, load_task

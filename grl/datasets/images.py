@@ -1,4 +1,4 @@
-"""Image folders: `source/CLASS/…`, `target/…` and, to be scored, `test/CLASS/…`."""
+"""Image folders: `source/CLASS/…`, `target/…` and, for scoring, `test/CLASS/…`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from grl.datasets.errors import BadData, DataError, reading
 from grl.datasets.samples import Samples
 from grl.datasets.store import Store
-from grl.datasets.task import Labels, Task, make_task
+from grl.datasets.task import SPLITS, Labels, Split, Task, make_task
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,11 +28,11 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 _EXPECTED = f"image ({', '.join(_FORMATS)})"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm")
 _NO_IMAGE = f"no image; expected files named {', '.join(_SUFFIXES)}."
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel, at most
-_LARGEST = 4096  # pixels of a side
-_LARGEST_FILE = 1 << 27  # bytes; twice what the largest image takes as it is
-_WAITING = 1 << 26  # bytes of decoded images that wait to be kept
-# EXIF's tag that says how an image is turned, and what by its value Pillow calls what viewers do then.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # at most 8 bits a channel
+_LARGEST_SIDE = 4096  # pixels
+_LARGEST_FILE = 1 << 27  # bytes; twice the size of the largest image without compression
+_WAITING = 1 << 26  # bytes of decoded images that may wait to be stored
+# The EXIF tag of an image's orientation, and Pillow's name for what a viewer does at each of its values.
 _ORIENTATION = 0x0112
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -52,25 +52,27 @@ def load_images(folder: str, store: Store, bad: BadData) -> Task:
     """Return the task in folders of images, which are all of one size.
 
     Every image is decoded once, by as many threads as there are cores, and becomes (3, H, W) in [0, 1]; grey ones get
-    three equal channels. An image is what viewers show: turned as its EXIF data say, and on white where it is
-    transparent. The classes are the folders in `source`, numbered in the order of their names, each of them with an
-    image; those in `target` and `test` go by the same names. Files are taken in the order of their names; what is
-    hidden, and a file that is not named like an image, is left alone. Folders inside of a class are refused.
+    three equal channels. Pixels are those that a viewer shows: oriented by the EXIF data, and on white where the image
+    is transparent.
+
+    The classes are the folders in `source`, numbered in the order of their names; each has at least one image. Folders
+    in `target` and `test` have the same names. Files are taken in the order of their names. Hidden files, and files
+    without the suffix of an image, are ignored. Folders inside a class are refused.
 
     Args:
         folder: the path.
-        store: where the images are kept.
-        bad: what to do with an image that cannot be used.
+        store: keeps the images.
+        bad: decides about an image that cannot be used.
 
     Raises:
-        DataError: a folder is missing, or lies inside of a class; a class has no image, or is none of the source's; or
-            an image cannot be used.
+        DataError: a folder is missing, or lies inside a class; a class has no image, or is not a class of the source;
+            or an image cannot be used.
         ImportError: Pillow is not installed.
     """
     if find_spec("PIL") is None:
         raise ImportError(f'{folder}: images need Pillow: pip install "grl[train]"')
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's: of what does not matter here, and of sizes that are refused below
+        warnings.simplefilter("ignore")  # Pillow's warnings do not matter here, or are of sizes that are refused below
         return _load(folder, store, bad)
 
 
@@ -78,33 +80,24 @@ def _load(folder: str, store: Store, bad: BadData) -> Task:
     classes = {name: label for label, name in enumerate(_folders(Path(folder, "source")))}
     if len(classes) < 2:
         raise DataError(f"{folder}: {len(classes)} folders in 'source'; expected at least two, one for each class.")
-    inputs: dict[str, Samples] = {}
-    labels: dict[str, Labels] = {}
-    for split in ("source", "target", "test"):
+    splits: dict[str, Split] = {}
+    for split in SPLITS:
         root = Path(folder, split)
         if split == "test" and not root.is_dir():
             continue
-        paths, known = _list(root, split, classes)
-        size = inputs["source"].shape[2:] if inputs else _first_size(paths, bad)
-        inputs[split], kept = _read(root, paths, size, store, bad)
-        if known is not None:
-            labels[split] = known[kept]
-        if split == "source":
-            _check_all_left(root, classes, labels[split], bad)
-    where = {split: str(Path(folder, split)) for split in labels}
-    return make_task(
-        folder,
-        inputs,
-        labels,
-        where=where,
-        layout="image folders",
-        num_classes=len(classes),
-        skipped=bad.skipped,
-    )
+        paths, labels = _list(root, split, classes)
+        size = splits["source"].inputs.shape[2:] if splits else _first_size(paths, bad)
+        inputs, kept = _read(root, paths, size, store, bad)
+        if labels is not None:
+            labels = labels[kept]
+            if split == "source":
+                _check_no_class_is_lost(root, classes, labels, bad)
+        splits[split] = Split(inputs, labels, str(root))
+    return make_task(folder, splits, layout="image folders", num_classes=len(classes), skipped=bad.skipped)
 
 
 def _list(root: Path, split: str, classes: dict[str, int]) -> tuple[list[str], Labels | None]:
-    """The paths of all images below a folder, and their labels if they stand in folders of classes."""
+    """Return the paths of all images below a folder, and their labels if they are in folders of classes."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected the folders 'source' and 'target'.")
     names = _folders(root)
@@ -116,7 +109,7 @@ def _list(root: Path, split: str, classes: dict[str, int]) -> tuple[list[str], L
     else:
         unknown = [name for name in names if name not in classes]
         if unknown:
-            raise DataError(f"{root}: {unknown[0]!r} is no class of the source: {', '.join(list(classes)[:20])}.")
+            raise DataError(f"{root}: {unknown[0]!r} is not a class of the source: {', '.join(list(classes)[:20])}.")
         each = {name: _images(root / name) for name in names}
         for name in names:
             _check_class(root / name, each[name], may_be_empty=split != "source")
@@ -128,16 +121,16 @@ def _list(root: Path, split: str, classes: dict[str, int]) -> tuple[list[str], L
 
 
 def _check_class(folder: Path, images: list[str], *, may_be_empty: bool) -> None:
-    """Refuse a class whose images lie a folder further down, or are none."""
+    """Refuse a class that has folders, or that has no images."""
     for name in _folders(folder):
         if str(folder / name) not in images:
-            raise DataError(f"{folder / name}: a folder inside of a class; expected images alone.")
+            raise DataError(f"{folder / name}: a folder inside a class; expected only images.")
     if not (images or may_be_empty):
         raise DataError(f"{folder}: {_NO_IMAGE}")
 
 
-def _check_all_left(root: Path, classes: dict[str, int], labels: Labels, bad: BadData) -> None:
-    """Refuse to go on without a class all of whose images were left out."""
+def _check_no_class_is_lost(root: Path, classes: dict[str, int], labels: Labels, bad: BadData) -> None:
+    """Refuse data in which all images of a class were skipped."""
     for name, label in classes.items():
         if label not in labels:
             last = [reason for reason in bad.skipped if reason.startswith(os.path.join(root, name, ""))][-1]
@@ -156,7 +149,7 @@ def _images(root: Path) -> list[str]:
 
 
 def _first_size(paths: Sequence[str], bad: BadData) -> tuple[int, ...]:
-    """Height and width of the first image that can be decoded."""
+    """Return height and width of the first image that can be decoded."""
     for path in paths:
         try:
             return _decode(path, None).shape[1:]
@@ -170,13 +163,13 @@ def _first_size(paths: Sequence[str], bad: BadData) -> tuple[int, ...]:
 def _read(
     root: Path, paths: Sequence[str], size: tuple[int, ...], store: Store, bad: BadData
 ) -> tuple[Samples, NDArray[np.int64]]:
-    """Decode and keep images; return them with the positions of those that could be used."""
+    """Decode and store images; return them with the positions of those that could be used."""
     kept = []
     shape, dtype = (3, *size), np.dtype(np.uint8)
     with store.write(len(paths) * int(np.prod(shape)), None) as writer:
         for i, image in enumerate(_decoded(paths, size)):
             if isinstance(image, DataError):
-                bad.meet(image)
+                bad.handle(image)
                 continue
             writer.write(image.ravel())
             kept.append(i)
@@ -187,7 +180,7 @@ def _read(
 
 
 def _decoded(paths: Sequence[str], size: tuple[int, ...]) -> Iterator[Pixels | DataError]:
-    """Yield what comes of each path, in order; Pillow lets go of Python's lock while it decodes."""
+    """Yield the image, or the error, of each path, in order; Pillow releases Python's lock while it decodes."""
 
     def decode(path: str) -> Pixels | DataError:
         try:
@@ -203,7 +196,7 @@ def _decoded(paths: Sequence[str], size: tuple[int, ...]) -> Iterator[Pixels | D
 
 
 def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
-    """Return an image (3, H, W) of a size, or of whatever size it has, which is looked at before it is decoded."""
+    """Return an image (3, H, W); its size must be `size`, if given, and is checked before it is decoded."""
     from PIL import Image
 
     try:
@@ -213,22 +206,24 @@ def _decode(path: str, size: tuple[int, ...] | None) -> Pixels:
             if size is not None and (height, width) != size:
                 expected = f"{size[0]}×{size[1]}, as in the first image"
                 raise DataError(f"{path}: {height}×{width} pixels; expected {expected}.")
-            if max(height, width) > _LARGEST:
-                raise DataError(f"{path}: {height}×{width} pixels; expected at most {_LARGEST} a side.")
+            if max(height, width) > _LARGEST_SIDE:
+                raise DataError(f"{path}: {height}×{width} pixels; expected at most {_LARGEST_SIDE} a side.")
             if image.mode not in _MODES:
                 raise DataError(f"{path}: an image of mode {image.mode}; expected 8 bits a channel.")
-            seen = _on_white(image) if image.has_transparency_data else image.convert("RGB")
-            seen = seen if turn is None else seen.transpose(Image.Transpose[turn])
-            return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
+            pixels = _on_white(image) if image.has_transparency_data else image.convert("RGB")
+            pixels = pixels if turn is None else pixels.transpose(Image.Transpose[turn])
+            return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: more pixels than an image should have; at most {_LARGEST} a side.") from error
+        raise DataError(
+            f"{path}: more pixels than an image should have; expected at most {_LARGEST_SIDE} a side."
+        ) from error
 
 
 def _turn(image: Image.Image) -> str | None:
-    """How viewers turn an image before they show it, by Pillow's name; None: not at all."""
+    """Return Pillow's name for how a viewer turns an image before it shows it; None: not at all."""
     from PIL import Image
 
-    # Not `image.getexif`: for a PNG it decodes all of it to find some, and for a JPEG it hides that they are damaged.
+    # Not `image.getexif`: it decodes a whole PNG to find EXIF data, and hides that those of a JPEG are damaged.
     exif = Image.Exif()
     exif.load(image.info.get("exif", b""))
     return _TURNS.get(exif.get(_ORIENTATION, 1))
@@ -242,7 +237,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _contents(path: str) -> io.BytesIO:
-    """The whole file: Pillow, reading by itself, takes the sizes in it at their word, and the memory for them."""
+    """Return the whole file. If Pillow reads it, it trusts the sizes in it and allocates memory for them."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
             raise DataError(f"{path}: larger than an image should be; expected at most {_LARGEST_FILE >> 20} MiB.")

@@ -1,4 +1,4 @@
-"""The user's own data at a path, whichever of four ways they are laid out in."""
+"""The user's own data at a path, in any of four layouts."""
 
 from __future__ import annotations
 
@@ -30,35 +30,38 @@ def load_path(
     on_bad_data: str = "stop",
     follow: Callable[[int], None] | None = None,
 ) -> Task:
-    """Return the task in one `.npz` file or in a folder; which layout it is shows from what is in it.
+    """Return the task in one `.npz` file or in a folder, whose layout is detected from its files.
 
-    A folder holds either `x_source.npy`, `y_source.npy`, `x_target.npy` and, to be scored, `x_test.npy`, `y_test.npy`;
+    A folder holds either `x_source.npy`, `y_source.npy`, `x_target.npy` and, for scoring, `x_test.npy`, `y_test.npy`;
     or shards `source-*.npz` and `test-*.npz` with x and y and `target-*.npz` with x; or images `source/CLASS/…`,
-    `target/…` and `test/CLASS/…`. The same data give the same training, bit for bit, in all of them.
+    `target/…` and `test/CLASS/…`. The same data give the same training, bit for bit, in every layout.
 
-    Everything is read through once, so that what is wrong shows before anything is trained. Inputs up to `memory` stay
-    in memory; the others are read again when they are asked for, from where they are or, if they are compressed or
-    images, from a temporary file without a name that takes as much disk as they have bytes.
+    Everything is read once, so that errors show before training begins. Inputs up to `memory` stay in memory. The
+    others are read again on demand: in place, or, if they are compressed or images, from a temporary file without a
+    name, which takes as much disk as they have bytes.
 
     Args:
         path: the file or the folder.
-        memory: MiB of inputs that stay in memory. Labels (8 bytes a sample) come on top, and so does the order in which
-            samples are drawn (16).
-        on_bad_data: "stop" raises at the first shard or image that cannot be used; "skip" leaves it out and notes it in
-            the task's `skipped`. A single `.npz` or `.npy` file that is bad always raises.
-        follow: called now and then with the number of bytes that have been read through.
+        memory: MiB of inputs to keep in memory. Labels take 8 bytes a sample on top of that, and the order in which
+            samples are drawn takes 16.
+        on_bad_data: "stop" raises at the first shard or image that cannot be used; "skip" leaves it out and records it
+            in the task's `skipped`. A single `.npz` or `.npy` file that is bad always raises.
+        follow: called now and then with the number of bytes read so far.
+
+    Returns:
+        The task, named by its path.
 
     Raises:
-        DataError: there is nothing of the kind, or the data cannot be used.
-        ImportError: there are images, and Pillow is not installed.
+        DataError: the path holds no data in any of these layouts, or the data cannot be used.
+        ImportError: the data are images, and Pillow is not installed.
     """
     name, store, bad = fspath(path), Store(memory << 20, follow), BadData(on_bad_data)
-    if not name:  # which pathlib takes for the current directory
+    if not name:  # pathlib would take it for the current directory
         raise DataError("data: got no name; expected an .npz archive or a folder.")
     try:
         is_folder = Path(name).is_dir()
     except (OSError, ValueError):
-        is_folder = False  # the reader of a file says why it cannot be one
+        is_folder = False  # reading it as a file reports why
     if not is_folder:
         return load_npz(name, store)
     layout = _layout(name)
@@ -70,15 +73,15 @@ def load_path(
 
 
 def _layout(folder: str) -> str:
-    seen = {
+    exists = {
         "x_*.npy": any(Path(folder).glob("[xy]_*.npy")),
         "*-*.npz": any(any(Path(folder).glob(f"{split}-*.npz")) for split in ("source", "target", "test")),
         "source/": Path(folder, "source").is_dir(),
     }
-    present = [layout for layout, is_there in seen.items() if is_there]
+    present = [layout for layout in _LAYOUTS if exists[layout]]
     if len(present) == 1:
         return present[0]
     if present:
-        found = " and ".join(_LAYOUTS[layout] for layout in present)
-        raise DataError(f"{folder}: data in more than one layout: {found}; expected one of them.")
+        files = " and ".join(_LAYOUTS[layout] for layout in present)
+        raise DataError(f"{folder}: data in more than one layout: {files}; expected one of them.")
     raise DataError(f"{folder}: a folder without data; expected {', or '.join(_LAYOUTS.values())}.")

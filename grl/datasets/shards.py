@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,9 +11,15 @@ from grl.datasets.errors import BadData, DataError
 from grl.datasets.npz import Archive
 from grl.datasets.samples import Part, Samples
 from grl.datasets.store import Store
-from grl.datasets.task import Labels, Task, make_task
+from grl.datasets.task import SPLITS, Labels, Split, Task, make_task
 
 __all__ = ["load_shards"]
+
+
+class _Shard(NamedTuple):
+    part: Part
+    sample_shape: tuple[int, ...]
+    labels: Labels | None
 
 
 def load_shards(folder: str, store: Store, bad: BadData) -> Task:
@@ -20,61 +27,49 @@ def load_shards(folder: str, store: Store, bad: BadData) -> Task:
 
     Args:
         folder: its path.
-        store: where the inputs are kept.
-        bad: what to do with a shard that cannot be used.
+        store: keeps the inputs.
+        bad: decides about a shard that cannot be used.
 
     Returns:
-        The task; it has the target's labels if every shard of the target has a y.
+        The task. It has labels of the target if every shard of the target has a y.
 
     Raises:
-        DataError: there are no shards of a domain, none that can be used, or one that cannot.
+        DataError: a domain has no shards, or none that can be used, or `bad` stops at one that cannot.
     """
-    inputs: dict[str, Samples] = {}
-    labels: dict[str, Labels] = {}
-    for split in ("source", "target", "test"):
+    splits: dict[str, Split] = {}
+    for split in SPLITS:
         paths = sorted(str(path) for path in Path(folder).glob(f"{split}-*.npz"))
         if not paths and split == "test":
             continue
         if not paths:
             raise DataError(f"{folder}: no {split}-*.npz; expected shards of source and of target.")
-        shape = inputs["source"].shape[1:] if inputs else None
-        parts: list[Part] = []
-        found: list[Labels | None] = []
+        shape = splits["source"].inputs.shape[1:] if splits else None
+        shards: list[_Shard] = []
         for path in paths:
             try:
-                part, shape, y = _read(path, store, shape, labelled=split != "target")
+                shard = _read(path, store, shape, labelled=split != "target")
             except DataError as error:
-                bad.meet(error)
+                bad.handle(error)
                 continue
-            parts.append(part)
-            found.append(y)
-        if not parts:
+            shape = shard.sample_shape
+            shards.append(shard)
+        if not shards:
             raise DataError(f"{folder}: no {split}-*.npz can be used; the last one: {bad.skipped[-1]}")
-        assert shape is not None
-        inputs[split] = Samples(parts, shape)
-        known = [y for y in found if y is not None]
-        if len(known) == len(found):
-            labels[split] = np.concatenate(known)
-    return make_task(
-        folder,
-        inputs,
-        labels,
-        where={split: f"{folder}: y of {split}-*.npz" for split in labels},
-        layout=".npz shards",
-        skipped=bad.skipped,
-    )
+        inputs = Samples([shard.part for shard in shards], shards[0].sample_shape)
+        labels = [shard.labels for shard in shards if shard.labels is not None]
+        complete = np.concatenate(labels) if len(labels) == len(shards) else None
+        splits[split] = Split(inputs, complete, f"{folder}: y of {split}-*.npz")
+    return make_task(folder, splits, layout=".npz shards", skipped=bad.skipped)
 
 
-def _read(
-    path: str, store: Store, shape: tuple[int, ...] | None, *, labelled: bool
-) -> tuple[Part, tuple[int, ...], Labels | None]:
+def _read(path: str, store: Store, sample_shape: tuple[int, ...] | None, *, labelled: bool) -> _Shard:
     with Archive(path) as archive, store.all_or_nothing():
         for key in ("x", "y") if labelled else ("x",):
             if key not in archive.keys:
                 raise DataError(f"{path}: the key {key!r} is missing; expected {'x and y' if labelled else 'x'}.")
         with archive.open("x") as stored:
-            part = stored.samples(store, shape)
+            part, sample_shape = stored.samples(store, sample_shape), stored.shape[1:]
         if "y" not in archive.keys:
-            return part, stored.shape[1:], None
-        with archive.open("y") as labels:
-            return part, stored.shape[1:], labels.labels(part.rows)
+            return _Shard(part, sample_shape, None)
+        with archive.open("y") as stored:
+            return _Shard(part, sample_shape, stored.labels(part.rows))

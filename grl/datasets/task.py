@@ -1,8 +1,10 @@
-"""What a domain-adaptation task is made of."""
+"""A domain-adaptation task: its arrays, and how a user's own are put together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +12,22 @@ from numpy.typing import NDArray
 from grl.datasets.errors import DataError
 from grl.datasets.samples import Floats, Samples
 
-__all__ = ["Labels", "Task", "make_task"]
+__all__ = ["SPLITS", "Labels", "Split", "Task", "make_task"]
 
 Labels = NDArray[np.int64]
+
+SPLITS = ("source", "target", "test")
+"""The sets of samples of a task. Only the test set may be missing."""
 
 
 @dataclass(frozen=True)
 class Task:
     """Labelled source, unlabelled target, and a labelled target test set that only the final score reads.
 
-    Inputs are arrays, or `Samples` that are read from files when they are asked for.
+    Inputs are arrays, or `Samples`, which are read from files on demand.
 
     Args:
-        name: the task's name, or the path of the data that it came from.
+        name: the task's name, or the path of its data.
         x_source: (N, C, H, W) images or (N, D) vectors, float32.
         y_source: (N,) class labels 0 … num_classes − 1, int64.
         x_target: (M, ...) inputs of the same sample shape, float32.
@@ -30,7 +35,7 @@ class Task:
         y_test: (K,) their labels, or None.
         y_target: (M,) the labels of `x_target`, or None. Only `method="target"`, the upper bound, reads them.
         num_classes: the number of classes.
-        skipped: what was left out because it could not be used, one sentence each.
+        skipped: one sentence for each shard or image that could not be used.
         layout: how a user's own data are laid out, in words.
     """
 
@@ -51,61 +56,73 @@ class Task:
         return self.x_source.shape[1:]
 
     def excerpt(self, largest: int) -> Task:
-        """Return a task of at most so many samples of each array, evenly spaced, in memory."""
+        """Return a task in memory with at most `largest` samples of each array, evenly spaced."""
 
-        def of(size: int) -> NDArray[np.int64]:  # the first ones of a set sorted by class would be of one class
+        def rows(size: int) -> NDArray[np.int64]:  # the first rows of a set sorted by class would all be of one class
             return np.linspace(0, size - 1, min(size, largest), dtype=int)
 
         arrays = {name: getattr(self, name) for name in vars(self) if name[:2] in ("x_", "y_")}
-        few = {name: array[of(len(array))] for name, array in arrays.items() if array is not None}
+        few = {name: array[rows(len(array))] for name, array in arrays.items() if array is not None}
         return replace(self, **few)
+
+
+class Split(NamedTuple):
+    """The source, the target or the test set of a user's own data.
+
+    Args:
+        inputs: the samples.
+        labels: (N,) their labels, or None.
+        labels_name: the name of the labels for a message.
+    """
+
+    inputs: Samples
+    labels: Labels | None
+    labels_name: str
 
 
 def make_task(
     name: str,
-    inputs: dict[str, Samples],
-    labels: dict[str, Labels],
+    splits: Mapping[str, Split],
     *,
-    where: dict[str, str],
     layout: str,
     num_classes: int | None = None,
-    skipped: list[str] | None = None,
+    skipped: Sequence[str] = (),
 ) -> Task:
-    """Put a user's arrays together, and make sure that they fit each other.
+    """Return the task of a user's own arrays, once they are known to fit each other.
 
     Args:
-        name: the path that they came from.
-        inputs: by "source", "target" and perhaps "test".
-        labels: by "source" and perhaps "target" and "test".
-        where: how a message names the labels of each.
-        layout: how they are laid out, in words.
+        name: the path of the data.
+        splits: by their names in `SPLITS`; "source" has labels.
+        layout: how the data are laid out, in words.
         num_classes: the number of classes; by default the largest label of the source + 1.
-        skipped: what was left out.
+        skipped: see `Task`.
 
     Raises:
-        DataError: there is one class alone, or a label that the source does not have.
+        DataError: there is only one class, or a label that the source does not have.
     """
-    if num_classes is None:
-        num_classes = int(labels["source"].max()) + 1
-    known = np.unique(labels["source"])
+    source, target, test = splits["source"], splits["target"], splits.get("test")
+    assert source.labels is not None
+    known = np.unique(source.labels)
     low, high = known[0], known[-1]
     if low == high:
-        raise DataError(f"{where['source']} holds the label {low} alone; expected at least two classes.")
-    for split, y in labels.items():
-        unknown = np.setdiff1d(y, known)
+        raise DataError(f"{source.labels_name} holds the label {low} alone; expected at least two classes.")
+    for split in splits.values():
+        if split.labels is None:
+            continue
+        unknown = np.setdiff1d(split.labels, known)
         if len(unknown):
-            wrong = unknown[-1]
+            wrong = int(unknown[-1])
             expected = f"{low} to {high}" + (f" without {wrong}" if low < wrong < high else "")
-            raise DataError(f"{where[split]} holds the label {wrong}; expected y_source's, {expected}.")
+            raise DataError(f"{split.labels_name} holds the label {wrong}; expected y_source's, {expected}.")
     return Task(
         name=name,
-        x_source=inputs["source"],
-        y_source=labels["source"],
-        x_target=inputs["target"],
-        x_test=inputs.get("test"),
-        y_test=labels.get("test"),
-        y_target=labels.get("target"),
-        num_classes=num_classes,
-        skipped=tuple(skipped or ()),
+        x_source=source.inputs,
+        y_source=source.labels,
+        x_target=target.inputs,
+        x_test=None if test is None else test.inputs,
+        y_test=None if test is None else test.labels,
+        y_target=target.labels,
+        num_classes=int(source.labels.max()) + 1 if num_classes is None else num_classes,
+        skipped=tuple(skipped),
         layout=layout,
     )

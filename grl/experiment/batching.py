@@ -10,7 +10,7 @@ import numpy as np
 
 from grl.arrays import Array
 from grl.datasets import Samples, Task
-from grl.datasets.ahead import ahead
+from grl.datasets.prefetch import prefetch
 from grl.experiment.config import Config
 from grl.experiment.loop import CHUNK
 from grl.experiment.processes import ALONE, Processes
@@ -52,7 +52,7 @@ def stream(task: Task, config: Config, start: int, processes: Processes) -> Iter
     For data in memory, a thread would only cost time. The arguments are those of `batches`.
     """
     remaining = islice(batches(task, config, start, processes), config.steps - start)
-    return ahead(remaining, CHUNK) if isinstance(task.x_source, Samples) else remaining
+    return prefetch(remaining, CHUNK) if isinstance(task.x_source, Samples) else remaining
 
 
 def fingerprint(task: Task, config: Config) -> dict[str, object]:

@@ -175,7 +175,9 @@ def test_an_image_is_not_taken_at_its_word_about_its_size(tmp_path: Path, monkey
         tracemalloc.stop()
     assert decoded == {(12, 12)}
     assert len(task.x_target) == 18
-    assert re.search(r"0000\.png: more pixels than an image should have; at most 4096 a side\.$", task.skipped[-2])
+    assert re.search(
+        r"0000\.png: more pixels than an image should have; expected at most 4096 a side\.$", task.skipped[-2]
+    )
     assert re.search(r"0001\.png: 9000×9000 pixels; expected 12×12, as in the first image\.$", task.skipped[-1])
 
 
@@ -270,7 +272,7 @@ def test_a_folder_inside_of_a_class_is_refused_by_name(folder: str, tmp_path: Pa
     (path / folder / ".hidden").mkdir()
     load_path(path)
     (path / folder / "session1").mkdir()
-    with pytest.raises(DataError, match=rf"{folder}/session1: a folder inside of a class; expected images alone\.$"):
+    with pytest.raises(DataError, match=rf"{folder}/session1: a folder inside a class; expected only images\.$"):
         load_path(path, on_bad_data="skip")
 
 
@@ -380,7 +382,7 @@ def test_folders_of_classes_in_the_target_are_its_labels(tmp_path: Path) -> None
     sort_target(path, "class 2")
     assert load_path(path).y_target.tolist() == [2] * 20
     (path / "test/class 1").rename(path / "test/cats")
-    with pytest.raises(DataError, match=r"data/test: 'cats' is no class of the source: class 0, class 1, class 2\."):
+    with pytest.raises(DataError, match=r"data/test: 'cats' is not a class of the source: class 0, class 1, class 2\."):
         load_path(path)
 
 

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("PIL")
 
 from grl.datasets import DataError, Samples, Task, load_path
-from grl.datasets.ahead import ahead
+from grl.datasets.prefetch import prefetch
 from grl.datasets.samples import Part
 from grl.experiment import batches, train
 from grl.experiment.config import Config
@@ -116,7 +116,7 @@ def test_reading_ahead_keeps_the_order_and_hands_on_what_is_raised_in_its_turn()
         yield from range(5)
         raise DataError("the sixth.")
 
-    stream = ahead(items(), depth=3)
+    stream = prefetch(items(), depth=3)
     assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(DataError, match=r"the sixth\."):
         next(stream)
@@ -124,7 +124,7 @@ def test_reading_ahead_keeps_the_order_and_hands_on_what_is_raised_in_its_turn()
 
 def test_reading_ahead_is_no_further_ahead_than_it_is_told() -> None:
     made = []
-    stream = ahead((made.append(i) or i for i in range(100)), depth=4)
+    stream = prefetch((made.append(i) or i for i in range(100)), depth=4)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     stream.close()
     assert len(made) <= 3 + 4 + 1
@@ -138,7 +138,7 @@ def test_reading_ahead_makes_an_item_before_it_is_asked_for() -> None:
         third_made.set()
         yield 2
 
-    stream = ahead(items(), depth=3)
+    stream = prefetch(items(), depth=3)
     assert next(stream) == 0
     assert third_made.wait(5)
     stream.close()
@@ -153,10 +153,10 @@ def test_a_run_never_asks_for_more_than_a_block_of_samples(
 ) -> None:
     """Scores and pictures too: of 1,200 samples, which are read batch by batch, no more than 500 are there at once."""
     pytest.importorskip("sklearn")
-    generator, asked, read = np.random.default_rng(0), [], Samples._read
+    generator, asked, read = np.random.default_rng(0), [], Samples.read
     x = generator.normal(size=(1200, 4))
     np.savez(tmp_path / "data.npz", x_source=x, y_source=np.arange(1200) % 3, x_target=x, x_test=x, y_test=[0, 1] * 600)
-    monkeypatch.setattr(Samples, "_read", lambda self, rows: (asked.append(len(rows)), read(self, rows))[1])
+    monkeypatch.setattr(Samples, "read", lambda self, rows: (asked.append(len(rows)), read(self, rows))[1])
     train(Config(backend=backend, data=str(tmp_path / "data.npz"), data_memory=0, steps=12))
     assert max(asked) == 500
     assert sum(asked) > 3 * 1200

@@ -84,7 +84,7 @@ def test_a_schedule_is_parsed_once_and_not_at_every_step(monkeypatch: pytest.Mon
 def test_the_memory_for_data_is_that_of_the_settings(tmp_path: Path) -> None:
     path, x = tmp_path / "mine.npz", np.zeros((6, 2), np.float32)
     np.savez(path, x_source=x, y_source=np.arange(6) % 2, x_target=x)
-    kinds = {m: type(load_data(Config(data=str(path), data_memory=m)).x_source._parts[0].where) for m in (0, 1024)}
+    kinds = {m: type(load_data(Config(data=str(path), data_memory=m)).x_source.parts[0].where) for m in (0, 1024)}
     assert kinds[1024] is np.ndarray
     assert kinds[0] is not np.ndarray, "a file"
 
