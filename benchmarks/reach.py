@@ -22,7 +22,7 @@ from grl.cli.progress import Follower, make_console
 from grl.datasets import TASKS
 from grl.experiment import load_data, train
 from grl.experiment.config import Config
-from grl.experiment.demo import METHODS
+from grl.experiment.demo import DEMO_METHODS
 from grl.files import replacing
 
 KEPT = (
@@ -67,7 +67,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         seeds = [seed for method, seed in of if method == "dann" and ("source-only", seed) in of]
         if not seeds:
             continue
-        plain, adapted = ([of[method, seed]["target_accuracy"] for seed in seeds] for method in METHODS)
+        plain, adapted = ([of[method, seed]["target_accuracy"] for seed in seeds] for method in DEMO_METHODS)
         gains = [b - a for a, b in zip(plain, adapted, strict=True)]
         summary.append(
             {
@@ -100,7 +100,7 @@ def _configs(options: argparse.Namespace) -> Iterator[Config]:
     for task in options.tasks:
         for seed in range(options.seeds):
             for backend in installed_backends(training=True):
-                for method in METHODS:
+                for method in DEMO_METHODS:
                     yield Config.recommended(task, backend=backend, method=method, seed=seed, steps=options.steps)
 
 

@@ -1,7 +1,7 @@
-"""Gradient reversal layers that are one thing in PyTorch and in JAX.
+"""Gradient reversal layers with one API for PyTorch and JAX.
 
-The layers live in `grl.torch_impl` and `grl.jax_impl`, which have the same files with the same names; importing
-`grl` itself imports neither framework. What both share is here: `grl.schedules`, the ramps of the coefficient λ.
+The layers are in `grl.torch_impl` and `grl.jax_impl`, which have the same files with the same names; importing `grl`
+itself imports neither framework. Both share `grl.schedules`, the ramps of the coefficient λ.
 """
 
 from grl import schedules

@@ -1,4 +1,4 @@
-"""`python -m grl` is `grl`."""
+"""`python -m grl` runs the command line `grl`."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """The command line: `grl train`, `grl demo`, `grl check`, `grl port-check`.
 
-This module is all that the entry point imports before it knows that typer and rich are installed.
+The entry point imports only this module before it knows that typer and rich are installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEEDED = {name: name for name in ("typer", "rich", "mlxtend", "matplotlib", "sa
     "sklearn": "scikit-learn"
 }
 
-# How PyTorch and XLA say it: neither has a class for it on every device.
+# The words of PyTorch and XLA for it: neither has an exception class of its own for every device.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `grl`; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if a check found something wrong, or another process of the run is lost; 2 for bad use, or
-        a file that cannot be written, after one sentence on stderr; 3 if a loss was not finite; 130 after Ctrl-C; 143
-        after SIGTERM, once the run is saved. A process of several ends here.
+        The exit status. 0: success. 1: a check found an error, or another process of the run is lost. 2: wrong use, or
+        a file that cannot be written; stderr has one sentence. 3: a loss was not finite. 130: Ctrl-C. 143: SIGTERM,
+        once the run is saved. One of several processes does not return: it ends here.
     """
     try:
         status = _guard(arguments)
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exception(error)
         status = 1
     if _place()[1] > 1:
-        # Not by Python's own end: there the frameworks would wait for processes that are gone, or for this one, and
-        # PyTorch's may abort a process that has done all (2.13: "terminate called without an active exception").
+        # Python's own shutdown would have the frameworks wait for processes that are gone, and PyTorch may abort a
+        # process that has finished (2.13: "terminate called without an active exception").
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -61,7 +61,7 @@ def _guard(arguments: Sequence[str] | None) -> int:
             return _refuse(f'the command line needs {", ".join(missing)}: pip install "grl[train]"')
         with die_at_second_interrupt():
             return _run(arguments)
-    except KeyboardInterrupt:  # which a terminal sends to all
+    except KeyboardInterrupt:  # a terminal sends it to all processes
         return _refuse("interrupted; no file was left half written.", status=130, by_all=True)
 
 
@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that has no λ shows a question mark, not a traceback
+            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark instead of a traceback
     try:
         status = app(None if arguments is None else list(arguments), prog_name="grl", standalone_mode=False)
     except REFUSALS as error:
@@ -91,7 +91,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         return _refuse(str(error))
     except Exception as error:
-        # What typer raises for a wrong option; the class has moved between its versions.
+        # Typer's error for a wrong option; its class has moved between versions.
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
@@ -99,26 +99,26 @@ def _run(arguments: Sequence[str] | None) -> int:
         message = re.sub("^Invalid value for '(.*?)'", r"\1", error.format_message())
         sentence = message.rstrip(".")
         return _refuse(f"{sentence}{' Try' if sentence.endswith('?') else '; try'}: {command} --help")
-    if status == 130:  # how typer returns Ctrl-C
+    if status == 130:  # typer returns it for Ctrl-C
         raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
 
 
 def _refuse(message: str, status: int = 2, by_all: bool = False) -> int:
-    """Print one sentence; of several processes that all come to it the first, else each with its place among them."""
+    """Print one sentence. If all of several processes refuse, only the first prints; else each names its place."""
     index, count = _place()
     sentence = " ".join(message.split())
     if count > 1 and not by_all:
         place = f"process {index} of {count}: "
         sentence = f"{place}{sentence.removeprefix(place)}"
     if index == 0 or not by_all:
-        sys.stderr.write(f"grl: {sentence}\n")  # whole, or, after a second Ctrl-C, not at all
+        sys.stderr.write(f"grl: {sentence}\n")  # in one piece: a second Ctrl-C must not cut it
     return status
 
 
 def _place() -> tuple[int, int]:
-    """Return this process's index, and how many there are."""
+    """Return this process's index, and the number of processes."""
     try:
         return launched()[1:]
-    except ConfigError:  # it is refused as such where the run begins
+    except ConfigError:  # `join` reports it when the run begins
         return 0, 1

@@ -19,11 +19,11 @@ from grl.parity import CheckError, PortError
 __all__ = ["REFUSALS", "app", "explain"]
 
 REFUSALS = (ConfigError, DataError, CheckpointError, WeightsFileError, CheckError, PortError, WriteError)
-"""Errors whose text is one sentence for the user; the exit status is then 2."""
+"""Errors whose text is one sentence for the user. The exit status is then 2."""
 
 
 def explain(error: Exception) -> str:
-    """Return the sentence of a refusal. Where it begins with a setting's name, it names the option instead."""
+    """Return the sentence of a refusal; a setting's name at its beginning becomes the name of its option."""
     name, colon, rest = str(error).partition(":")
     setting = Config.settings().get(name)
     if isinstance(error, ConfigError) and setting is not None:
@@ -32,7 +32,7 @@ def explain(error: Exception) -> str:
 
 
 app = typer.Typer(
-    help="Gradient reversal layers for PyTorch and JAX: train with them, and compare the two.",
+    help="Gradient reversal layers for PyTorch and JAX: train with them, check them, and compare the two frameworks.",
     rich_markup_mode="rich",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,7 +48,8 @@ app.command("port-check")(port_check.port_check)
 def _grl(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the versions of grl, torch and jax, and exit.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the versions of grl, torch, jax and Python, and exit.", is_eager=True),
     ] = False,
 ) -> None:
     if version:
@@ -62,7 +63,7 @@ def _versions() -> str:
     versions = {"grl": __version__, "torch": None, "jax": None}
     for name in ("torch", "jax"):
         try:
-            versions[name] = metadata.version(name)  # without importing it, which takes seconds
+            versions[name] = metadata.version(name)  # importing it would take seconds
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     versions["python"] = platform.python_version()

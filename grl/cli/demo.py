@@ -1,4 +1,4 @@
-"""`grl demo`: source-only and DANN side by side, in every framework that is installed."""
+"""`grl demo`: source-only and DANN side by side, in every installed framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grl.experiment.demo import largest_gap, run_demo, save_figures
 
 __all__ = ["demo"]
 
-_STEPS = 1200  # enough for a gain of 0.10 at every seed tried, few enough for five minutes on two cores
+_STEPS = 1200  # a gain of at least 0.10 in target accuracy at every seed tried, in five minutes on two cores
 
 
 def demo(
@@ -26,12 +26,14 @@ def demo(
     seed: Annotated[
         int, typer.Option(metavar="N", parser=integer, help="Draws the weights and the batches, the same for all runs.")
     ] = 0,
-    steps: Annotated[int, typer.Option(metavar="N", parser=integer, help="Updates of each run.")] = _STEPS,
-    task: Annotated[str, typer.Option(metavar="NAME", help=f"Where to show it: {', '.join(TASKS)}.")] = TASKS[0],
+    steps: Annotated[
+        int, typer.Option(metavar="N", parser=integer, help="The number of weight updates in each run.")
+    ] = _STEPS,
+    task: Annotated[str, typer.Option(metavar="NAME", help=f"The built-in task: {', '.join(TASKS)}.")] = TASKS[0],
 ) -> None:
-    """Train source-only and DANN, from the same start, in both frameworks, and compare what comes out.
+    """Train source-only and DANN from the same initial weights in both frameworks, and compare the results.
 
-    The default takes some four minutes on two cores: MNIST digits as the labelled source, and as the unlabelled target
+    The default takes about four minutes on two cores. The labelled source is MNIST digits; the unlabelled target is
     other digits, blended with photographs.
     """
     backends = installed_backends(training=True)
@@ -85,7 +87,7 @@ def _sentences(results: Sequence[Result]) -> list[str]:
         return []
     return [
         f"Largest gap between the backends' losses: {overall:.2g}; in the first 10 steps {early:.1e}.",
-        "Rounding differs in float32, and training multiplies the difference; in float64 they agree to 1e-12.",
+        "The backends round differently in float32, and training amplifies that; in float64 they agree to 1e-12.",
     ]
 
 

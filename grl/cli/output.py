@@ -1,4 +1,4 @@
-"""What commands share: reading a number, and the directory that they write to."""
+"""The numbers that commands read, and the directory that they write to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["integer", "output_directory", "real"]
 
 
 def integer(text: str | int) -> int:
-    """Read an option's value; typer's own refusal does not say what came."""
+    """Return an option's value as an integer; typer's own message would not show the value."""
     try:
         return int(text)
     except ValueError:
@@ -24,7 +24,7 @@ def integer(text: str | int) -> int:
 
 
 def real(text: str | float) -> float:
-    """Read an option's value; typer's own refusal does not say what came."""
+    """Return an option's value as a number; typer's own message would not show the value."""
     try:
         return float(text)
     except ValueError:
@@ -33,22 +33,23 @@ def real(text: str | float) -> float:
 
 @contextmanager
 def output_directory(out: str) -> Iterator[Path]:
-    """Make a directory and make sure that it can be written; if the block fails, remove it again if it was not there.
+    """Make a directory and check that it can be written. If the block fails, remove it, unless it existed before.
 
-    So a command knows that it can write before its work begins, and leaves nothing behind if it does not end.
+    A command thereby knows before its work begins that it can write, and leaves nothing behind if it fails.
 
     Args:
         out: the directory, as the user wrote it.
 
     Yields:
-        The same as a path.
+        The directory as a path.
 
     Raises:
         ConfigError: it cannot be made or written.
     """
-    if not out or (os.path.exists(out) and not os.path.isdir(out)):  # not pathlib's, which raise on a name too long
-        seen = f"{out} is a file" if out else "got no name"
-        raise ConfigError(f"--out: {seen}; expected a directory, which is made if it is not there.")
+    # Of os.path and not of pathlib, whose methods raise on a name that is too long.
+    if not out or (os.path.exists(out) and not os.path.isdir(out)):
+        problem = f"{out} is a file" if out else "got no name"
+        raise ConfigError(f"--out: {problem}; expected a directory, which is made if it does not exist.")
     absent = [folder for folder in (Path(out), *Path(out).parents) if not os.path.exists(folder)]
     try:
         try:
@@ -57,7 +58,7 @@ def output_directory(out: str) -> Iterator[Path]:
             raise ConfigError(f"--out: {error}") from error
         yield Path(out)
     except BaseException:
-        for folder in absent:  # the innermost first; one that holds something stays
+        for folder in absent:  # the innermost first; one that is not empty stays
             with suppress(OSError):
                 folder.rmdir()
         raise

@@ -28,36 +28,44 @@ def port_check(
     inputs: Annotated[
         str,
         typer.Option(
-            metavar="FILE.npz", help="Arrays, in the order of the models' arguments; one named targets is the loss's."
+            metavar="FILE.npz",
+            help="The arguments of the models, in their order; an array named targets goes to the loss.",
         ),
     ],
     loss: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            metavar="PATH.py:TORCH PATH.py:JAX", help="Functions of (output, targets), or of the output alone."
+            metavar="PATH.py:TORCH PATH.py:JAX", help="Two loss functions of (output, targets), or of the output alone."
         ),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(metavar="NCHW|NHWC", help="How images come; guessed from the first convolution.")
+        str | None,
+        typer.Option(metavar="NCHW|NHWC", help="The layout of images; by default guessed from the first convolution."),
     ] = None,
     train: Annotated[
-        bool | None, typer.Option("--train/--eval", help="The mode of both models; else the one that each is made in.")
+        bool | None,
+        typer.Option("--train/--eval", help="The mode of both models; by default the mode that each is made in."),
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy/--no-copy", help="Whether PyTorch's weights are carried across first.")
+        bool, typer.Option("--copy/--no-copy", help="Whether to copy PyTorch's weights to the nnx model first.")
     ] = True,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="CAUSE", help="A cause that you accept, such as batchnorm_variance; repeatable."),
+        typer.Option(metavar="CAUSE", help="A cause to accept, such as batchnorm_variance; repeatable."),
     ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report there.")] = None,
-    png_file: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw it there, by depth.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the report to this file.")
+    ] = None,
+    png_file: Annotated[
+        str | None, typer.Option("--png", metavar="FILE", help="Draw the differences by depth in this file.")
+    ] = None,
 ) -> int:
-    """Compare a PyTorch model with its port to nnx, and name the first place where they part, and why.
+    """Compare a PyTorch model with its port to nnx, and name the first place where they diverge, and the cause.
 
-    Both run forward and backward on the same arrays, as they are and in float64: what differs there is no rounding.
+    Both run forward and backward on the same arrays, once in their own precision and once in float64, where a
+    difference is not rounding.
 
-    Exit status: 0 if they agree, 1 if not, 2 for bad use.
+    Exit status: 0 if they agree, 1 if they do not, 2 for wrong use.
 
     [dim]grl port-check models.py:make_torch models.py:make_nnx --inputs batch.npz --eval[/dim]
     """
@@ -73,14 +81,14 @@ def port_check(
         if copy:
             copy_weights(ours, theirs)
     except PortError:
-        raise  # it says all
-    except Exception as error:  # a factory that makes no model, or one of a kind that nobody has seen yet
+        raise
+    except Exception as error:  # the factory may return anything, such as a model of an unknown kind
         raise PortError(f"the weights cannot be carried across: {_reason(error)}.") from error
     try:
         report = compare(
             ours, theirs, arguments, loss=losses, targets=targets, layout=layout, train=train, ignore=ignore or ()
         )
-    except Exception as error:  # of whatever kind: it is the user's models that are run
+    except Exception as error:  # the user's models may raise anything
         raise PortError(f"the models cannot be compared: {_reason(error)}.") from error
     report.show()
     if json_file is not None:
@@ -96,7 +104,7 @@ def _read(path: str) -> tuple[tuple[np.ndarray[Any, Any], ...], np.ndarray[Any, 
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise PortError(f"--inputs: no such file: {path}.") from None
-    except Exception as error:  # NumPy, zipfile and zlib each have their own for a file that is none
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for a damaged file
         raise PortError(f"--inputs: {path} cannot be read; expected an .npz of numbers.") from error
     targets = arrays.pop(_TARGETS, None)
     if not arrays:
@@ -113,7 +121,7 @@ def _make(name: str) -> Any:
 
 
 def _load(name: str, what: str) -> Any:
-    """Run a file and return what is called so in it."""
+    """Run a Python file and return the function of this name in it."""
     path, colon, attribute = name.rpartition(":")
     if not (path and colon and attribute):
         raise PortError(f"{what}: got {name!r}; expected path.py:name.")
@@ -125,15 +133,15 @@ def _load(name: str, what: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     folder = str(Path(path).resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python path.py` does: what lies beside it can be imported
+        sys.path.insert(0, folder)  # as `python path.py` does, so that it can import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise PortError(f"{path} raises {_reason(error)}.") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function = getattr(module, attribute, None)
+    if not callable(function):
         raise PortError(f"{what}: {path} has no function {attribute}.")
-    return found
+    return function
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""How a run is followed: bars in a terminal, plain lines now and then anywhere else."""
+"""The progress of a run: bars in a terminal, and a plain line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from io import StringIO
-from typing import Any
+from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -19,18 +19,18 @@ from grl.experiment import Update
 
 __all__ = ["Follower", "describe", "make_console"]
 
-_LINES = 10  # of each run, where there is no terminal
+_LINES = 10  # for each run, where there is no terminal
 
 
 def make_console(silent: bool = False) -> Console:
-    """Return the console of all commands' output, or a silent one: colours and bars only where stdout is a terminal."""
+    """Return the console for a command's output, or a silent one. Only a terminal gets colours and bars."""
     return Console(highlight=False, soft_wrap=False, file=StringIO() if silent else None)
 
 
 def describe(update: Update) -> str:
-    """Return the losses (the domain loss beside its value at chance, ln 2), λ and accuracy of the latest steps.
+    """Return the losses, λ and the accuracy of the latest steps, and the step of the newest checkpoint, in one line.
 
-    And the step of the newest checkpoint, where there is one.
+    The domain loss stands beside its value at chance, ln 2.
     """
     parts = [f"label loss {_number(update.label_loss)}"]
     if update.domain_loss is not None:
@@ -46,7 +46,7 @@ class Follower(AbstractContextManager["Follower"]):
     """Shows the runs of one command, one after the other.
 
     Args:
-        console: where to; what is no terminal, or a dumb one, gets about ten plain lines a run.
+        console: the output. Anything but a terminal, and a dumb terminal, gets about ten plain lines a run.
 
     Example:
         >>> import sys
@@ -65,20 +65,30 @@ class Follower(AbstractContextManager["Follower"]):
         (self._bars or nullcontext()).__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bars is not None:
             self._bars.status = Text()
-            self._bars.__exit__(*exception)
+            self._bars.__exit__(kind, error, trace)
 
     def run(self, label: str, steps: int) -> Callable[[Update], None]:
-        """Announce a run of so many steps; return what it calls with each update."""
+        """Announce a run of so many steps; return the function to call with each of its updates."""
         if self._bars is None:
             return _Lines(self._console, label)
         return self._bars.follow(label, steps)
 
+    def refresh(self) -> None:
+        """Draw the bars now; they are drawn ten times a second by themselves."""
+        if self._bars is not None:
+            self._bars.refresh()
+
 
 class _Bars(Progress):
-    """One bar a run, and below them the losses of the run that is going on."""
+    """One bar for each run, and below them the losses of the current run."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -96,11 +106,11 @@ class _Bars(Progress):
         yield self.status
 
     def follow(self, label: str, steps: int) -> Callable[[Update], None]:
-        bar = self.add_task(label, total=steps, start=False)  # pulses while the backend compiles
+        bar = self.add_task(label, total=steps, start=False)  # it pulses while the backend compiles
         self.status = Text("preparing the first steps …", style="dim")
 
         def follow(update: Update) -> None:
-            self.start_task(bar)  # only now, so that the time left is reckoned without the compilation
+            self.start_task(bar)  # only now: the time left is estimated without the compilation
             self.status = Text(describe(update))
             self.update(bar, completed=update.step)
 
@@ -114,12 +124,12 @@ class _Speed(ProgressColumn):
 
 
 class _Lines:
-    """Prints the first update, the last one, and one for each tenth of the steps between."""
+    """Prints the first update, the last one, and one for each tenth of the steps between them."""
 
     def __init__(self, console: Console, label: str) -> None:
         self._console = console
         self._label = label
-        self._started: tuple[float, int] | None = None  # time and step of the first update: compilation is over by then
+        self._started: tuple[float, int] | None = None  # time and step of the first update, after the compilation
         self._due = 0.0
 
     def __call__(self, update: Update) -> None:

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command."""
+"""The response of a command to Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["die_at_second_interrupt", "termination"]
 
 @contextmanager
 def die_at_second_interrupt() -> Iterator[None]:
-    """End the process at the second Ctrl-C, whatever it is doing, with status 130 and no word more.
+    """End the process at the second Ctrl-C, whatever it is doing, with status 130 and no message.
 
-    The first one raises KeyboardInterrupt, as ever: temporary files go, and the terminal is as it was. But Python does
-    so between two of its own instructions only, and a compilation takes seconds without one; so a thread waits for the
-    second. What is being written then stays under its temporary name.
+    The first Ctrl-C raises KeyboardInterrupt as usual: temporary files are removed, and the terminal is restored. But
+    Python raises it only between two of its own instructions, and a compilation takes seconds without one; so a thread
+    waits for the second. A file that is being written then keeps its temporary name.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -30,11 +30,11 @@ def die_at_second_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python itself ends, too
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # for another Ctrl-C while Python shuts down
         raise
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writing)  # which ends the thread
+        os.close(writing)  # ends the thread
 
 
 def _count(reading: int) -> None:
@@ -43,17 +43,18 @@ def _count(reading: int) -> None:
         interrupts += signals[0] == signal.SIGINT
         if interrupts == 2:
             if sys.__stdout__ is not None and sys.__stdout__.isatty():
-                os.write(sys.__stdout__.fileno(), b"\x1b[?25h\n")  # progress bars hide the cursor
+                os.write(sys.__stdout__.fileno(), b"\x1b[?25h\n")  # shows the cursor, which progress bars hide
             os._exit(130)
     os.close(reading)
 
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM for a request, to be asked for where the command can end in good order.
+    """Turn SIGTERM into a request, which the command reads where it can end in good order.
 
     Yields:
-        what tells whether it has come; outside of the main thread, which alone hears signals, it never has.
+        A function that returns whether SIGTERM has arrived. Only the main thread receives signals; in any other, it
+        always returns False.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""What is said of a finished run."""
+"""The summary of a finished run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["remarks", "summarise"]
 
 
 def summarise(result: Result, baseline: Result | None) -> Table:
-    """Return the scores of a run as a table, beside those of one without adaptation, if there is one."""
+    """Return the scores of a run as a table, beside those of a run without adaptation if there is one."""
     metrics = result.metrics
     last = metrics["history"][-1]
     title = f"{metrics['task']}: {metrics['method']} in {metrics['backend']}, seed {metrics['seed']}"
-    table = Table(title=Text(title, "table.title"))  # not as markup, which takes a path's [v2] for a style
+    table = Table(title=Text(title, "table.title"))  # as markup, a path's [v2] would be a style
     table.add_column("at the last step")
     table.add_column("value", justify="right")
     table.add_column("")
@@ -28,7 +28,7 @@ def summarise(result: Result, baseline: Result | None) -> Table:
     table.add_row("target accuracy", _number(metrics["target_accuracy"]), compared)
     table.add_row("domain accuracy", _number(metrics["domain_accuracy"]), "chance: 0.500")
     table.add_row(
-        "proxy A-distance", _number(metrics["proxy_a_distance"]), "0: domains look alike; 2: always told apart"
+        "proxy A-distance", _number(metrics["proxy_a_distance"]), "0: domains look alike; 2: always distinguished"
     )
     table.add_row("label loss", _number(last["label_loss"]), "")
     table.add_row("domain loss", _number(last["domain_loss"]), f"chance: ln 2 = {math.log(2):.3f}")
@@ -37,7 +37,7 @@ def summarise(result: Result, baseline: Result | None) -> Table:
 
 
 def remarks(result: Result) -> Iterator[str]:
-    """Yield what a reader of the table should know besides."""
+    """Yield remarks that help to read the table."""
     skipped, steps = result.metrics.get("skipped_steps"), result.metrics["steps"]
     if skipped:
         yield f"{skipped} of {steps} steps were skipped: their loss was not finite, or the weights would not have been."

@@ -1,4 +1,4 @@
-"""The demo without its pictures: the same methods, from the same start, in every framework that is installed."""
+"""The demo without its pictures: two methods, from the same initial weights, in every installed framework."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from grl.experiment.result import Result, Update
 from grl.experiment.run import load_data, train
 from grl.files import replacing
 
-__all__ = ["METHODS", "figures", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
+__all__ = ["DEMO_METHODS", "figures", "largest_gap", "loss_gaps", "run_demo", "save_figures"]
 
-METHODS = ("source-only", "dann")
+DEMO_METHODS = ("source-only", "dann")
+"""The methods that the demo compares: those of `grl.experiment.config.METHODS` without target labels."""
 
 
 def run_demo(
@@ -25,17 +26,17 @@ def run_demo(
     seed: int,
     follow: Callable[[Config], Callable[[Update], None]] | None = None,
 ) -> list[Result]:
-    """Run source-only and DANN in each backend, all from the same weights and on the same batches.
+    """Run source-only and DANN in each backend, all from the same initial weights and on the same batches.
 
     Args:
         backends: "torch", "jax" or both.
         task: a name of `grl.datasets.TASKS`.
-        steps: updates of each run.
+        steps: the number of updates of each run.
         seed: draws the weights and the batches.
-        follow: called with a run's settings before it starts; what it returns is called with the run's updates.
+        follow: called with the settings of each run before it starts; it returns a function to call with each update.
 
     Returns:
-        The results, by method and within it by backend. Every step is in their history.
+        The results, ordered by method and then by backend. Their history has every step.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -44,7 +45,7 @@ def run_demo(
     settings = {"steps": steps, "seed": seed, "log_every": 1}
     configs = [
         Config.recommended(task, backend=backend, method=method, **settings)
-        for method in METHODS
+        for method in DEMO_METHODS
         for backend in backends
     ]
     data = load_data(configs[0])
@@ -52,11 +53,11 @@ def run_demo(
 
 
 def loss_gaps(results: Sequence[Result]) -> dict[str, dict[int, float]]:
-    """Return, by method and step, the larger of the two losses' |loss in PyTorch − loss in JAX|.
+    """Return, by method and step, the larger of |loss in PyTorch − loss in JAX| over the label and the domain loss.
 
     Args:
-        results: runs that differ in backend and method alone. A method that only one backend ran is left out, and so
-            is a step at which a loss was not finite.
+        results: runs that differ only in backend and method. A method that only one backend ran is left out, and so is
+            a step at which a loss was not finite.
     """
     return {
         method: dict(_gaps(*histories))
@@ -65,22 +66,22 @@ def loss_gaps(results: Sequence[Result]) -> dict[str, dict[int, float]]:
     }
 
 
-def _gaps(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
-    for a, b in zip(one, other, strict=True):
-        pairs = [(a[name], b[name]) for name in ("label_loss", "domain_loss")]
-        gaps = [abs(x - y) for x, y in pairs if x is not None and y is not None]
+def _gaps(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
+    for first_record, second_record in zip(first, second, strict=True):
+        losses = [(first_record[name], second_record[name]) for name in ("label_loss", "domain_loss")]
+        gaps = [abs(x - y) for x, y in losses if x is not None and y is not None]
         if gaps:
-            yield a["step"], max(gaps)
+            yield first_record["step"], max(gaps)
 
 
 def largest_gap(results: Sequence[Result], steps: int | None = None) -> float | None:
-    """Return the largest of `loss_gaps`, over the first so many steps or all of them; None with a single backend."""
-    gaps = loss_gaps(results).values()
-    return max((gap for of in gaps for step, gap in of.items() if steps is None or step <= steps), default=None)
+    """Return the largest of `loss_gaps`, over the first `steps` steps or all of them; None with a single backend."""
+    gaps = [item for of_method in loss_gaps(results).values() for item in of_method.items()]
+    return max((gap for step, gap in gaps if steps is None or step <= steps), default=None)
 
 
 def figures(results: Sequence[Result]) -> dict[str, Any]:
-    """Return what demo.json holds: `runs`, the metrics of each run without its history, and `largest_loss_gap`."""
+    """Return the content of demo.json: `runs`, the metrics of each without its history, and `largest_loss_gap`."""
     runs = [{name: value for name, value in r.metrics.items() if name != "history"} for r in results]
     return {"runs": runs, "largest_loss_gap": largest_gap(results)}
 

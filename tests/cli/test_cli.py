@@ -197,7 +197,7 @@ def test_a_terminal_gets_a_bar_and_the_losses_below_it_and_its_cursor_back():
         follow = follower.run("dann, torch", steps=20)
         follow(Update(10, 20, 0.5, 0.6, 0.1, 0.75, checkpoint=10))
         follow(Update(20, 20, 0.4, 0.6, 0.2, 0.75, checkpoint=10))
-        follower._bars.refresh()
+        follower.refresh()
         shown = terminal.getvalue()
     words = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
     assert re.search(r"dann, torch \W+20/20 ", words)
