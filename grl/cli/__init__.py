@@ -10,18 +10,13 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.util import find_spec
 
+from grl.cli.extras import COMMAND_LINE, explain_missing, missing
 from grl.cli.signals import die_at_second_interrupt
 from grl.experiment.config import ConfigError
 from grl.experiment.processes import ProcessLostError, RefusedByAllError, launched
 
 __all__ = ["main"]
-
-# What the extra `train` brings, by the name of the module.
-_NEEDED = {name: name for name in ("typer", "rich", "mlxtend", "matplotlib", "safetensors")} | {
-    "sklearn": "scikit-learn"
-}
 
 # The words of PyTorch and XLA for it: neither has an exception class of its own for every device.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
@@ -56,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _guard(arguments: Sequence[str] | None) -> int:
     try:
-        missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
-        if missing:
-            return _refuse(f'the command line needs {", ".join(missing)}: pip install "grl[train]"')
+        sentence = missing("the command line", COMMAND_LINE, "cli")
+        if sentence is not None:
+            return _refuse(sentence)
         with die_at_second_interrupt():
             return _run(arguments)
     except KeyboardInterrupt:  # a terminal sends it to all processes
@@ -87,9 +82,10 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         return _refuse("not enough memory; grl train needs less with a smaller --batch-size.")
     except ImportError as error:
-        if "pip install" not in str(error):
+        sentence = explain_missing(error)
+        if sentence is None:
             raise
-        return _refuse(str(error))
+        return _refuse(sentence)
     except Exception as error:
         # Typer's error for a wrong option; its class has moved between versions.
         if not hasattr(error, "format_message"):

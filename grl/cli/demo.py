@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from grl.backends import installed_backends
+from grl.cli.extras import require_training
 from grl.cli.output import integer, output_directory
 from grl.cli.progress import Follower, make_console
 from grl.datasets import TASKS
@@ -36,6 +37,7 @@ def demo(
     The default takes about four minutes on two cores. The labelled source is MNIST digits; the unlabelled target is
     other digits, blended with photographs.
     """
+    require_training("grl demo")
     backends = installed_backends(training=True)
     if not backends:
         raise ConfigError('no framework is installed: pip install "grl[all]"')

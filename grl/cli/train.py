@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from grl.cli.announcement import describe_data, describe_resumption, describe_reversal
+from grl.cli.extras import require_training
 from grl.cli.options import setting_options, text_option, with_options
 from grl.cli.output import output_directory
 from grl.cli.progress import Follower, make_console
@@ -72,6 +73,7 @@ def train(out: str | None = None, resume: str | None = None, **settings: Value) 
 
     Example: [bold]grl train --backend jax --task moons --method dann --out runs/moons[/bold]
     """
+    require_training("grl train")
     request = request_new(settings) if resume is None else request_resumed(resume, settings)
     with join(request.config) as processes, termination() as terminated:
         _train(_Session(request, processes, terminated), resume if out is None else out)

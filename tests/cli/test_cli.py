@@ -587,9 +587,49 @@ def test_too_little_memory_is_one_sentence(error: Exception, here: Path, monkeyp
 
 def test_the_command_line_without_its_extra_names_it(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     output = grl("train")
-    assert output == (2, "", 'grl: the command line needs typer, scikit-learn: pip install "grl[train]"\n')
+    assert output == (2, "", 'grl: the command line needs typer, rich: pip install "grl[cli]"\n')
+
+
+@pytest.mark.parametrize("words", ["train --task moons", "demo --task moons", "train --resume x"])
+def test_a_command_that_trains_names_the_extra_that_it_lacks(words: str, here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    command = words.split()[0]
+    sentence = f'grl: grl {command} needs scikit-learn, matplotlib: pip install "grl[train]"\n'
+    assert grl(*words.split()) == (2, "", sentence)
+    assert list(here.iterdir()) == []
+
+
+WITHOUT_TRAINING = """
+import sys
+sys.modules.update(dict.fromkeys(("sklearn", "mlxtend", "matplotlib", "safetensors", "PIL")))
+from grl.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "pattern"),
+    [
+        ("--help", 0, "port-check"),
+        ("--version", 0, r"^grl \d"),
+        ("train --help", 0, "--schedule"),
+        ("demo --help", 0, "--steps"),
+        ("check --help", 0, "--target"),
+        ("port-check --help", 0, "--inputs"),
+        ("check --only eager", 0, "gradient_reversal"),
+        ("check --only eager --png cells.png", 2, r'^grl: this command needs matplotlib: pip install "grl\[train\]"$'),
+        ("train --task moons", 2, r'^grl: grl train needs scikit-learn, [^\n]+: pip install "grl\[train\]"$'),
+    ],
+)
+def test_typer_and_rich_are_enough_for_what_does_not_train(words: str, status: int, pattern: str, here: Path):
+    command = [sys.executable, "-c", WITHOUT_TRAINING, *words.split()]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    assert (done.returncode, re.findall("Traceback", done.stderr)) == (status, []), done.stderr
+    assert re.search(pattern, done.stdout + done.stderr, re.MULTILINE)
 
 
 def test_bad_use_ends_a_process_with_status_2_and_no_traceback(here: Path):
