@@ -1,7 +1,7 @@
-"""The network of an experiment described without a framework, and its initial weights drawn with NumPy.
+"""The network of an experiment, described without a framework, and its initial weights, drawn with NumPy.
 
-Both backends build the same `DANN` from an `Architecture` and start from the same numbers; names and layouts of the
-weights are PyTorch's `state_dict`, for both.
+Both backends build the same `DANN` from an `Architecture` and start from the same numbers. For both, the weights have
+the names and layouts of PyTorch's `state_dict`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Architecture", "initial_weights"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a `DANN` is made of: `ConvNet` for images (C, H, W), `MLP` for vectors (D,), and two classifiers.
+    """The parts of a `DANN`: `ConvNet` for images (C, H, W) or `MLP` for vectors (D,), and two classifiers.
 
     Args:
         sample_shape: (C, H, W) with H and W at least 4, or (D,).
@@ -57,7 +57,7 @@ class Architecture:
 
     @property
     def padding(self) -> int:
-        """The zeros around an image: none for 5×5 kernels, 1 for the 3×3 ones of small images."""
+        """The width of the zeros around an image: 0 for 5×5 kernels, 1 for the 3×3 kernels of small images."""
         return 0 if self.kernel_size == 5 else 1
 
     @property
@@ -71,26 +71,27 @@ class Architecture:
 
     @property
     def output_dim(self) -> int:
-        """The number of features that the classifiers see."""
+        """The number of features, which is the input size of both classifiers."""
         return self.channels[-1] * prod(self.feature_map) if self.is_image else self.hidden[-1]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name → shape of all weights and statistics; names and layouts as in PyTorch's `state_dict`.
+        """Return name → shape of all weights and statistics, with the names and layouts of PyTorch's `state_dict`.
 
         Example:
             >>> Architecture((2,), num_classes=2).shapes()["backbone.layers.0.weight"]
             (15, 2)
         """
-        found: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
 
         def add(name: str, *shape: int) -> None:
-            found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+            shapes[f"{name}.weight"] = shape
+            shapes[f"{name}.bias"] = shape[:1]
 
         if self.is_image:
             for i, sizes in enumerate(pairwise((self.sample_shape[0], *self.channels))):
                 add(f"backbone.convolutions.{i}", sizes[1], sizes[0], *(self.kernel_size,) * 2)
                 for part in ("weight", "bias", "running_mean", "running_var"):
-                    found[f"backbone.norms.{i}.{part}"] = sizes[1:]
+                    shapes[f"backbone.norms.{i}.{part}"] = sizes[1:]
         else:
             for i, sizes in enumerate(pairwise((self.sample_shape[0], *self.hidden))):
                 add(f"backbone.layers.{i}", sizes[1], sizes[0])
@@ -101,13 +102,13 @@ class Architecture:
         for head, features in heads.items():
             for i, sizes in enumerate(pairwise(features)):
                 add(f"{head}.layers.{i}", sizes[1], sizes[0])
-        return found
+        return shapes
 
 
 def initial_weights(architecture: Architecture, seed: int) -> Weights:
     """Draw the weights that both backends start from.
 
-    Weights and biases are uniform in ±1/√fan_in, PyTorch's own default; batch norm starts as (x − mean) / std.
+    Weights and biases are uniform in ±1/√fan_in, which is PyTorch's own default. Batch norm starts as (x − mean) / std.
 
     Args:
         architecture: the network.
@@ -128,6 +129,8 @@ def initial_weights(architecture: Architecture, seed: int) -> Weights:
         if ".norms." in name:
             weights[name] = np.full(shape, 1.0 if part in ("weight", "running_var") else 0.0)
         else:
-            bound = 1 / sqrt(prod(shape[1:])) if part == "weight" else bound  # a bias comes after its weight
+            bound = (
+                1 / sqrt(prod(shape[1:])) if part == "weight" else bound
+            )  # a bias follows its weight, and has the same bound
             weights[name] = generator.uniform(-bound, bound, shape)
     return weights

@@ -1,24 +1,25 @@
-"""A domain loss that stays at chance, explained."""
+"""The explanation of a domain loss that stays at chance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from grl.experiment.record import Record
 
 __all__ = ["explain_chance"]
 
 
-def explain_chance(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Explain a domain loss that stayed within 1 % of ln 2 for at least 100 steps and a fifth of all.
+def explain_chance(history: Sequence[Record]) -> str | None:
+    """Explain a domain loss that stayed within 1 % of ln 2 for at least 100 steps and a fifth of the run.
 
     Args:
-        history: records of `step` and `domain_loss`, as in metrics.json.
+        history: the records, as in metrics.json; `step` and `domain_loss` are read.
 
     Returns:
         One or two sentences; None if there is nothing to explain.
     """
-    longest: tuple[int, int] = (0, 0)  # the records from the one up to before the other
+    longest: tuple[int, int] = (0, 0)  # the first record of the longest stay, and the first one after it
     start = 0
     for end in range(1, len(history) + 1):
         loss = history[end - 1]["domain_loss"]
