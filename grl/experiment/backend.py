@@ -102,7 +102,11 @@ def import_processes(name: str) -> ProcessesOfBackend:
 
 
 def versions(config: Config) -> dict[str, str]:
-    """Return the versions of the packages that the figures of a run depend on."""
+    """Return the versions of the packages that the figures of a run depend on, by name.
+
+    Args:
+        config: the settings of the run; their backend is imported.
+    """
     common = {"grl": grl.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {**common, **import_backend(config.backend).versions()}
 
