@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Annotated, Any, get_type_hints
 
+from grl.backends import BACKENDS
 from grl.datasets import ON_BAD_DATA, TASKS
 from grl.experiment.ramp import Ramp, parse_ramp
 from grl.experiment.setting import (
@@ -26,7 +27,6 @@ from grl.schedules import ConstantSchedule
 
 __all__ = ["BACKENDS", "METHODS", "Config", "ConfigError", "shown"]
 
-BACKENDS = ("torch", "jax")
 METHODS = ("source-only", "dann", "target")
 
 # Larger values are almost certainly typos; drawing the batches alone would exhaust memory.
