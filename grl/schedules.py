@@ -7,9 +7,8 @@ JAX integer, traced or not, it returns a JAX scalar, so that it can stand inside
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,8 +16,21 @@ from grl.coefficient import finite_number
 
 __all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "Schedule"]
 
-Schedule = Callable[[Any], Any]
-"""`step -> λ`; every class of this module is one, and so is any function of that form."""
+__all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "Schedule"]
+
+
+class Schedule(Protocol):
+    """`step -> λ`. Every class of this module is one, and so is any function of that form.
+
+    Example:
+        >>> halving: Schedule = lambda step: 0.5**step
+        >>> halving(2)
+        0.25
+    """
+
+    def __call__(self, step: Any, /) -> Any:
+        """Return λ at `step`: an integer, or the JAX value that stands for one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,8 @@ class ConstantSchedule:
         value: λ, a finite real number.
 
     Raises:
-        TypeError, ValueError: `value` is not a finite real number.
+        TypeError: `value` is no real number.
+        ValueError: `value` is not finite.
 
     Example:
         >>> ConstantSchedule(0.3)(1000)
@@ -42,7 +55,7 @@ class ConstantSchedule:
         _check_numbers(self, "value")
 
     def __call__(self, step: Any) -> Any:
-        """λ at `step` (an integer, 0 at the first step)."""
+        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
         return _mix(self.value, self.value, 0 * _progress(step, 1))
 
 
@@ -56,7 +69,8 @@ class LinearSchedule:
         end: λ from `total_steps` on. The default 1 reverses.
 
     Raises:
-        TypeError, ValueError: an argument is of another kind.
+        TypeError: `total_steps` is no integer, or another argument is no real number.
+        ValueError: `total_steps` is below 1, or another argument is not finite.
 
     Example:
         >>> [LinearSchedule(4)(step) for step in range(6)]
@@ -72,7 +86,7 @@ class LinearSchedule:
         _check_numbers(self, "start", "end")
 
     def __call__(self, step: Any) -> Any:
-        """λ at `step` (an integer, 0 at the first step)."""
+        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
         return _mix(self.start, self.end, _progress(step, self.total_steps))
 
 
@@ -90,7 +104,8 @@ class DannSchedule:
         high: the λ that the ramp approaches.
 
     Raises:
-        TypeError, ValueError: an argument is of another kind.
+        TypeError: `total_steps` is no integer, or another argument is no real number.
+        ValueError: `total_steps` is below 1, or another argument is not finite.
 
     Example:
         >>> [round(DannSchedule(100)(step), 3) for step in (0, 10, 50, 100)]
@@ -110,7 +125,7 @@ class DannSchedule:
         _check_numbers(self, "gamma", "low", "high")
 
     def __call__(self, step: Any) -> Any:
-        """λ at `step` (an integer, 0 at the first step)."""
+        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
         progress = _progress(step, self.total_steps)
         if isinstance(progress, float):
             return _mix(self.low, self.high, math.tanh(self.gamma * progress / 2))
@@ -125,15 +140,15 @@ def _mix(start: float, end: float, weight: Any) -> Any:
 
 
 def _progress(step: Any, total_steps: int) -> Any:
-    if isinstance(step, np.ndarray) and step.ndim == 0:  # what checkpoints give back for a counter
+    if isinstance(step, np.ndarray) and step.ndim == 0:  # as checkpoints return a counter
         step = step[()]
     if isinstance(step, int | np.integer) and not isinstance(step, bool):
         return min(max(int(step) / total_steps, 0.0), 1.0)
-    if type(step).__module__.startswith("jax"):  # only a caller who has JAX can hand in one of its values
+    if type(step).__module__.startswith("jax"):  # a caller with one of JAX's values has JAX
         import jax.numpy as jnp
 
         if jnp.ndim(step) == 0 and jnp.issubdtype(step.dtype, jnp.integer):
-            # As a number of 64 bits where JAX has them: an int32 step divided is of 32 bits even there.
+            # In 64 bits under x64: dividing an int32 step would give 32 bits even there.
             return jnp.clip(step.astype(jnp.result_type(float)) / total_steps, 0.0, 1.0)
     raise TypeError(f"step: got {step!r} of type {type(step).__name__}; expected a Python, NumPy or JAX integer.")
 
@@ -148,4 +163,4 @@ def _check_total_steps(total_steps: Any) -> None:
 def _check_numbers(schedule: Any, *names: str) -> None:
     for name in names:
         number = finite_number(getattr(schedule, name), name, "a finite real number")
-        object.__setattr__(schedule, name, number)  # frozen: the 64-bit float is what the schedule keeps
+        object.__setattr__(schedule, name, number)  # the class is frozen; it keeps the 64-bit float

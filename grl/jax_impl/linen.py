@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
 from grl.jax_impl._flax import linen
 from grl.jax_impl.function import _as_coefficient, gradient_reversal
+from grl.jax_impl.module import Coefficient
+from grl.ramp import coeff_at
+from grl.schedules import Schedule
 
 __all__ = ["GRL"]
+
+T = TypeVar("T")
 
 
 class GRL(linen.Module):
@@ -23,7 +28,8 @@ class GRL(linen.Module):
         coeff: λ (see `gradient_reversal`), or a schedule `step -> λ` such as `grl.DannSchedule(total_steps)`.
 
     Raises:
-        TypeError, ValueError: λ is not acceptable.
+        TypeError: λ is a bool, a string, None or complex.
+        ValueError: λ is not finite.
 
     Example:
         >>> import jax
@@ -38,7 +44,7 @@ class GRL(linen.Module):
         Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
 
-    coeff: Any = 1.0
+    coeff: Coefficient | Schedule = 1.0
 
     def __post_init__(self) -> None:
         if not callable(self.coeff):
@@ -46,7 +52,7 @@ class GRL(linen.Module):
         super().__post_init__()
 
     @linen.compact
-    def __call__(self, x: Any, coeff: Any = None, reverse: bool = True) -> Any:
+    def __call__(self, x: T, coeff: Coefficient | None = None, reverse: bool = True) -> T:
         """Return `x`; its gradient is multiplied by −λ on the way back.
 
         Args:
@@ -60,10 +66,11 @@ class GRL(linen.Module):
         Raises:
             TypeError, ValueError: as `gradient_reversal` does.
         """
-        if callable(self.coeff):
-            step = self._step_count()
-            coeff = self.coeff(step) if coeff is None else coeff
-        return gradient_reversal(x, self.coeff if coeff is None else coeff) if reverse else x
+        step = self._step_count() if callable(self.coeff) else 0
+        if not reverse:
+            return x
+        y: T = gradient_reversal(x, coeff_at(self.coeff, step) if coeff is None else coeff)
+        return y
 
     @linen.compact
     def step(self) -> None:

@@ -1,33 +1,48 @@
-"""Gradient reversal as a layer: an `nnx.Module` that holds λ and, if wanted, the schedule that ramps it."""
+"""Gradient reversal as a layer: an `nnx.Module` that keeps λ and, if wanted, the schedule that ramps it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import NDArray
 
 from grl.jax_impl._flax import nnx
 from grl.jax_impl.function import _as_coefficient, gradient_reversal
+from grl.ramp import Ramp
+from grl.schedules import Schedule
 
 __all__ = ["GRL", "ReversalState"]
+
+Coefficient: TypeAlias = float | Array | NDArray[Any]
+"""λ: a finite real number, or a real array with one value in all, per sample, or per element."""
+
+T = TypeVar("T")
 
 
 class ReversalState(nnx.Variable[Any]):
     """The kind of Flax variable that λ and the step count are: no parameter, so no optimiser touches them."""
 
 
-class GRL(nnx.Module):
+class GRL(Ramp[Coefficient], nnx.Module):
     """Gradient reversal layer: y = x forward, x̄ = −λ·ȳ backward, with λ kept in the layer.
 
-    λ is state (`ReversalState`), not structure: `nnx.jit` traces once over any ramp. It is kept as a 64-bit float;
-    `nnx.jit`, which writes all state back, leaves a JAX array of float32 (float64 with x64) with the same effect, and
-    from then on a schedule is computed in that precision too. There are no parameters.
+    λ and the step count are state (`ReversalState`), not structure: `nnx.jit` traces once over any ramp. λ is kept as a
+    64-bit float. `nnx.jit`, which writes all state back, leaves a JAX array of float32 (float64 with x64) with the same
+    effect; from then on a schedule is computed in that precision too. There are no parameters.
+
+    `jax.grad` over the whole `nnx.state` of a model raises JAX's TypeError about the integer step count: differentiate
+    with respect to the parameters alone, by `nnx.grad` or `nnx.split(model, nnx.Param, ...)`. An average over the whole
+    state (`optax.incremental_update`) may leave a step count that is no integer: the next `step` starts at its floor.
 
     Args:
         coeff: λ (see `gradient_reversal`), or a schedule `step -> λ` such as `grl.DannSchedule(total_steps)`.
 
     Raises:
-        TypeError, ValueError: λ is not acceptable.
+        TypeError: λ is a bool, a string, None or complex.
+        ValueError: λ is not finite.
 
     Example:
         >>> from grl import DannSchedule
@@ -45,12 +60,18 @@ class GRL(nnx.Module):
 
     port_kind = "GRL"  # `grl.weights` pairs a layer with one of the same kind
 
-    def __init__(self, coeff: Any = 1.0) -> None:
-        self._step = ReversalState(np.int32(0))
-        self._coeff = ReversalState(np.float64(0.0))
-        self.coeff = coeff
+    def __init__(self, coeff: Coefficient | Schedule = 1.0) -> None:
+        """Make a layer.
 
-    def __call__(self, x: Any, coeff: Any = None, reverse: bool = True) -> Any:
+        Args:
+            coeff: λ, or a schedule `step -> λ`.
+        """
+        # NumPy arrays, not NumPy numbers: Orbax restores into no number.
+        self._step = ReversalState(np.zeros((), np.int32))
+        self._coeff = ReversalState(np.zeros((), np.float64))
+        self._set(coeff, np.int32(0))
+
+    def __call__(self, x: T, coeff: Coefficient | None = None, reverse: bool = True) -> T:
         """Return `x`; its gradient is multiplied by −λ on the way back.
 
         Args:
@@ -66,31 +87,31 @@ class GRL(nnx.Module):
         """
         if not reverse:
             return x
-        return gradient_reversal(x, self._coeff.get_value() if coeff is None else coeff)
-
-    @property
-    def coeff(self) -> Any:
-        """λ as it is now. Setting it to a number ends a schedule; setting a schedule starts one at the step count."""
-        coeff = self._coeff.get_value()
-        return float(coeff) if isinstance(coeff, np.floating) else coeff
-
-    @coeff.setter
-    def coeff(self, value: Any) -> None:
-        self._schedule = value if callable(value) else None
-        self._coeff.set_value(_as_coefficient(value(self._step.get_value()) if callable(value) else value))
-
-    def step(self) -> None:
-        """Advance the step count by one, and λ with it if a schedule gives it. Nothing else does."""
-        self._step.set_value(self._step.get_value() + np.int32(1))
-        if self._schedule is not None:
-            self._coeff.set_value(_as_coefficient(self._schedule(self._step.get_value())))
+        y: T = gradient_reversal(x, self._read_coeff() if coeff is None else coeff)
+        return y
 
     def state_variables(self) -> dict[str, ReversalState]:
-        """Return λ and the step count under their names in PyTorch's `state_dict`: "coeff" and "step"."""
+        """Return the Variables of λ and of the step count under the names that both backends have for them."""
         return {"coeff": self._coeff, "step": self._step}
 
+    def _read_coeff(self) -> Coefficient:
+        coeff: Any = self._coeff.get_value()
+        return float(coeff) if isinstance(coeff, np.floating | np.ndarray) and np.ndim(coeff) == 0 else coeff
+
+    def _write_coeff(self, value: Coefficient) -> None:
+        coeff = _as_coefficient(value)
+        self._coeff.set_value(np.asarray(coeff) if isinstance(coeff, np.floating) else coeff)
+
+    def _read_step(self) -> Any:
+        count = self._step.get_value()
+        if jnp.issubdtype(jnp.result_type(count), jnp.floating):  # averaged, as all of a state may be
+            count = jnp.floor(count).astype(jnp.int32) if isinstance(count, Array) else np.int32(np.floor(count))
+        return count[()] if isinstance(count, np.ndarray) else count
+
+    def _write_step(self, count: Any) -> None:
+        self._step.set_value(np.asarray(count) if isinstance(count, np.integer) else count)
+
     def __repr__(self) -> str:
-        schedule = f", schedule={self._schedule}, step={self._step.get_value()}" if self._schedule is not None else ""
-        return f"GRL(coeff={self.coeff}{schedule})"
+        return f"GRL({self._shown()})"
 
     __str__ = __repr__
