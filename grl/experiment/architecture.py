@@ -13,6 +13,7 @@ from math import prod, sqrt
 import numpy as np
 
 from grl.arrays import Weights
+from grl.sizes import feature_map
 
 __all__ = ["Architecture", "initial_weights"]
 
@@ -63,11 +64,7 @@ class Architecture:
     @property
     def feature_map(self) -> tuple[int, int]:
         """Height and width after the last convolution and pooling."""
-        height, width = self.sample_shape[1:]
-        for _ in self.channels:
-            height = (height + 2 * self.padding - self.kernel_size + 1) // 2
-            width = (width + 2 * self.padding - self.kernel_size + 1) // 2
-        return height, width
+        return feature_map(self.sample_shape[1:], len(self.channels), self.kernel_size, self.padding)
 
     @property
     def output_dim(self) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
-from typing import Any
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from jax import Array
 from grl.jax_impl._flax import nnx
 from grl.jax_impl.convolution import convolve, max_pool
 from grl.jax_impl.function import gradient_reversal
+from grl.jax_impl.module import Coefficient
+from grl.sizes import feature_map, feature_size
 
 __all__ = ["DANN", "MLP", "ConvNet"]
 
@@ -28,7 +29,7 @@ class DANN(nnx.Module):
         backbone: any module from a batch to features (N, D); its attribute `output_dim` is D.
         num_classes: the number of classes.
         label_hidden: the hidden sizes of the label classifier; none by default, a linear classifier.
-        domain_hidden: the hidden sizes of the domain classifier, which may well be the deeper of the two.
+        domain_hidden: the hidden sizes of the domain classifier, which may be the deeper of the two.
         rngs: the source of the classifiers' initial weights.
 
     Raises:
@@ -54,19 +55,16 @@ class DANN(nnx.Module):
         domain_hidden: Sequence[int] = (100, 100),
         rngs: nnx.Rngs,
     ) -> None:
-        output_dim = getattr(backbone, "output_dim", None)
-        if isinstance(output_dim, bool) or not isinstance(output_dim, Integral):
-            raise TypeError(f"backbone: output_dim is {output_dim!r}; expected the integer number of features.")
-        self.backbone, size = backbone, int(output_dim)
+        self.backbone, size = backbone, feature_size(backbone)
         self.label_classifier = MLP(size, (*label_hidden, num_classes), "relu", activate_last=False, rngs=rngs)
         self.domain_classifier = MLP(size, (*domain_hidden, 1), "relu", activate_last=False, rngs=rngs)
 
-    def __call__(self, x: Any, alpha: Any = 1.0) -> tuple[Array, Array]:
+    def __call__(self, x: object, alpha: Coefficient = 1.0) -> tuple[Array, Array]:
         """Return the logits of the classes and of the domain.
 
         Args:
-            x: what the backbone takes, a batch of N samples.
-            alpha: λ, what the backbone's gradient of the domain loss is multiplied by, negated: a number, a 0-d
+            x: a batch of N samples, as the backbone takes it.
+            alpha: λ. The backbone receives the gradient of the domain loss times −λ. A number, a 0-d
                 array, or one value per sample (N,).
 
         Returns:
@@ -111,10 +109,7 @@ class ConvNet(nnx.Module):
         )
         self.norms = nnx.List(_BatchNorm(size) for size in channels)
         self.padding = padding
-        height, width = sample_shape[1:]
-        for _ in channels:
-            height, width = ((size + 2 * padding - kernel_size + 1) // 2 for size in (height, width))
-        self.output_dim = channels[-1] * height * width
+        self.output_dim = channels[-1] * prod(feature_map(sample_shape[1:], len(channels), kernel_size, padding))
 
     def __call__(self, x: Array) -> Array:
         """Return the features (N, output_dim) of images (N, C, H, W)."""

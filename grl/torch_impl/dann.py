@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
-from typing import Any
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grl.torch_impl.function import gradient_reversal
+from grl.sizes import feature_map, feature_size
+from grl.torch_impl.function import Coefficient, gradient_reversal
 
 __all__ = ["DANN", "MLP", "ConvNet"]
 
@@ -26,7 +26,7 @@ class DANN(nn.Module):
         backbone: any module from a batch to features (N, D); its attribute `output_dim` is D.
         num_classes: the number of classes.
         label_hidden: the hidden sizes of the label classifier; none by default, a linear classifier.
-        domain_hidden: the hidden sizes of the domain classifier, which may well be the deeper of the two.
+        domain_hidden: the hidden sizes of the domain classifier, which may be the deeper of the two.
 
     Raises:
         TypeError: the backbone has no integer `output_dim`.
@@ -50,19 +50,16 @@ class DANN(nn.Module):
         domain_hidden: Sequence[int] = (100, 100),
     ) -> None:
         super().__init__()
-        output_dim = getattr(backbone, "output_dim", None)
-        if isinstance(output_dim, bool) or not isinstance(output_dim, Integral):
-            raise TypeError(f"backbone: output_dim is {output_dim!r}; expected the integer number of features.")
-        self.backbone, size = backbone, int(output_dim)
+        self.backbone, size = backbone, feature_size(backbone)
         self.label_classifier = MLP(size, (*label_hidden, num_classes), "relu", activate_last=False)
         self.domain_classifier = MLP(size, (*domain_hidden, 1), "relu", activate_last=False)
 
-    def forward(self, x: Any, alpha: Any = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(self, x: object, alpha: Coefficient = 1.0) -> tuple[Tensor, Tensor]:
         """Return the logits of the classes and of the domain.
 
         Args:
-            x: what the backbone takes, a batch of N samples.
-            alpha: λ, what the backbone's gradient of the domain loss is multiplied by, negated: a number, a 0-d
+            x: a batch of N samples, as the backbone takes it.
+            alpha: λ. The backbone receives the gradient of the domain loss times −λ. A number, a 0-d
                 tensor, or one value per sample (N,).
 
         Returns:
@@ -102,10 +99,7 @@ class ConvNet(nn.Module):
             for before, after in pairwise((sample_shape[0], *channels))
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in channels)
-        height, width = sample_shape[1:]
-        for _ in channels:
-            height, width = ((size + 2 * padding - kernel_size + 1) // 2 for size in (height, width))
-        self.output_dim = channels[-1] * height * width
+        self.output_dim = channels[-1] * prod(feature_map(sample_shape[1:], len(channels), kernel_size, padding))
         # A third faster on the CPU; shapes and values stay as they are.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of its types
 
