@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-__all__ = ["homes", "replaced"]
+__all__ = ["homes", "replaced", "taking_turns"]
+
+_TURN = threading.RLock()
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Let one thread at a time replace what belongs to the whole process; a thread may take its turn twice.
+
+    Without it two threads could each keep the other's replacement as the usual value, and put it back for ever.
+    """
+    with _TURN:
+        yield
 
 
 def homes(function: Any) -> list[tuple[Any, str]]:

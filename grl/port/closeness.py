@@ -1,4 +1,4 @@
-"""When two arrays of two frameworks are the same but for rounding, and which axis of one is which of the other."""
+"""Whether two arrays of two frameworks are the same up to rounding, and which axes correspond."""
 
 from __future__ import annotations
 
@@ -10,45 +10,40 @@ import numpy as np
 from grl.port.runs.recording import Array
 from grl.weights.feature_order import to_channels_first
 
-__all__ = ["TOLERANCE", "WIDENING", "agree", "aligned", "alignment", "distance", "size"]
+__all__ = ["TOLERANCE", "WIDENING", "agree", "alignment", "distance", "size"]
 
 TOLERANCE = 1e-10
-"""Of the float64 runs, relative to an array's largest number: far above their rounding, far below any cause."""
+"""Allowed in float64, relative to an array's largest number: far above rounding, far below the effect of a cause."""
 
 WIDENING = 200 * 2.0**-29
-"""How much of the rounding measured in float32 is granted in float64: 2⁻²⁹ is the ratio of their spacings."""
+"""The part of the rounding measured in float32 that is allowed in float64: 2⁻²⁹ is the ratio of their spacings."""
 
 
-def aligned(theirs: Array, ours: Array, channels: Iterable[int] = ()) -> Array:
-    """Return an array of the nnx model with its axes in PyTorch's order, as `alignment` finds it."""
-    return alignment(theirs, ours, channels)(theirs)
-
-
-def alignment(theirs: Array, ours: Array, channels: Iterable[int] = ()) -> Callable[[Array], Array]:
-    """Return what brings arrays of the nnx model nearest to PyTorch's; the identity, where nothing has their shape.
+def alignment(nnx_array: Array, torch_array: Array, channels: Iterable[int] = ()) -> Callable[[Array], Array]:
+    """Return the function that brings arrays of the nnx model nearest to PyTorch's; the identity if no shape fits.
 
     Args:
-        theirs: the nnx model's: channels last, or the batch last or second, or as PyTorch has it.
-        ours: PyTorch's.
+        nnx_array: channels last, or the batch last or second, or laid out as in PyTorch.
+        torch_array: the same in PyTorch's layout.
         channels: how many there may be in a flattened feature map (N, H·W·C), which PyTorch has as (N, C·H·W).
     """
-    fitting = [way for shape, way in _ways(theirs, channels) if shape == ours.shape]
+    fitting = [layout for shape, layout in _layouts(nnx_array, channels) if shape == torch_array.shape]
     if len(fitting) <= 1:
         return fitting[0] if fitting else lambda array: array
-    return min(fitting, key=lambda way: _mean_distance(way(theirs), ours))
+    return min(fitting, key=lambda layout: _mean_distance(layout(nnx_array), torch_array))
 
 
-def _ways(theirs: Array, channels: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Callable[[Array], Array]]]:
-    same = tuple(range(theirs.ndim))
+def _layouts(array: Array, channels: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Callable[[Array], Array]]]:
+    same = tuple(range(array.ndim))
     orders = [same]
-    if theirs.ndim >= 3:
-        orders += [(0, theirs.ndim - 1, *same[1:-1])]  # channels last
-        orders += [(1, 0, *same[2:]), (theirs.ndim - 1, *same[:-1])]  # time first; the batch last
+    if array.ndim >= 3:
+        orders += [(0, array.ndim - 1, *same[1:-1])]  # channels last
+        orders += [(1, 0, *same[2:]), (array.ndim - 1, *same[:-1])]  # time first; the batch last
     for axes in dict.fromkeys(orders):
-        yield tuple(theirs.shape[a] for a in axes), partial(np.transpose, axes=axes)
+        yield tuple(array.shape[axis] for axis in axes), partial(np.transpose, axes=axes)
     for count in set(channels):
-        if theirs.ndim == 2 and theirs.shape[1] % count == 0:
-            yield theirs.shape, partial(to_channels_first, channels=count)
+        if array.ndim == 2 and array.shape[1] % count == 0:
+            yield array.shape, partial(to_channels_first, channels=count)
 
 
 def _mean_distance(a: Array, b: Array) -> float:
@@ -57,7 +52,7 @@ def _mean_distance(a: Array, b: Array) -> float:
 
 
 def distance(a: Array, b: Array) -> float:
-    """Return the largest absolute difference; infinite where shapes or what is not finite differ."""
+    """Return the largest absolute difference; infinite if the shapes, or the places of NaN and infinity, differ."""
     if a.shape != b.shape:
         return float("inf")
     if not a.size:
@@ -75,16 +70,22 @@ def size(a: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def agree(ours: Sequence[Array], theirs: Sequence[Array], slack: float = 0.0, channels: Iterable[int] = ()) -> bool:
-    """Return whether float64 arrays are the same but for rounding, whatever the order of their axes.
+def agree(
+    torch_arrays: Sequence[Array], nnx_arrays: Sequence[Array], slack: float = 0.0, channels: Iterable[int] = ()
+) -> bool:
+    """Return whether float64 arrays are the same up to rounding, whatever the order of their axes.
 
     Args:
-        ours: PyTorch's.
-        theirs: the nnx model's; what only one side returns is not looked at.
-        slack: what is granted beyond the tolerance.
+        torch_arrays: PyTorch's.
+        nnx_arrays: the nnx model's; arrays that only one side returns are ignored.
+        slack: the difference that is allowed beyond the tolerance.
         channels: as for `alignment`.
     """
-    if not ours or not theirs:
-        return len(ours) == len(theirs)
-    pairs = zip(ours, theirs, strict=False)
-    return all(distance(a, aligned(b, a, channels)) <= TOLERANCE * max(size(a), size(b)) + slack for a, b in pairs)
+    if not torch_arrays or not nnx_arrays:
+        return len(torch_arrays) == len(nnx_arrays)
+    for torch_array, nnx_array in zip(torch_arrays, nnx_arrays, strict=False):
+        aligned = alignment(nnx_array, torch_array, channels)(nnx_array)
+        allowed = TOLERANCE * max(size(torch_array), size(aligned)) + slack
+        if not distance(torch_array, aligned) <= allowed:
+            return False
+    return True

@@ -1,46 +1,57 @@
-"""The tables and pictures of a port: differences by depth with what rounding explains, and trainings that part."""
+"""The tables and pictures of a port: differences by depth beside rounding, and trainings that diverge."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from grl.pictures import COEFF, GREY, LABEL, SOURCE, TARGET, picture, title
+from grl.port.findings import Findings, Row, TrainingFindings
 
-if TYPE_CHECKING:
-    from grl.port.report import ParityReport, Row
-    from grl.port.training_report import TrainingReport
-
-__all__ = ["draw_parity", "draw_training", "table", "training_table"]
+__all__ = ["draw_parity", "draw_training", "print_report", "table", "training_table"]
 
 _KINDS = {"activation": "activations", "gradient": "gradients", "update": "optimiser's step", "statistic": "statistics"}
-_LONGEST = 40  # names below a panel; of a deeper model each second, third … is named
+_LONGEST = 40
+"""The most names below a panel; of a deeper model only each second, third … is named."""
 
 
-def table(report: ParityReport) -> Table:
+def print_report(table: Table, notes: Sequence[str], sentence: str) -> None:
+    """Print a table, and below it the notes and the sentence, each on a line of its own."""
+    console = Console(highlight=False)
+    console.print(table)
+    for line in notes:
+        console.print(_as_sentence(line), markup=False)
+    console.print(_as_sentence(sentence), markup=False, style="bold")
+
+
+def _as_sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:].removesuffix('.')}."
+
+
+def table(rows: Sequence[Row]) -> Table:
     """Return the table of a comparison: a row for each array, in sections by kind, the first divergence marked."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    found.add_column("largest difference of", overflow="fold")
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    result.add_column("largest difference of", overflow="fold")
     for column in ("absolute", "relative", "ULP", "rounding", "float64"):
-        found.add_column(column, justify="right", no_wrap=True)
-    found.add_column("", no_wrap=True)
-    first = next((row for row in report.rows if not row.agrees), None)
+        result.add_column(column, justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
+    first = next((row for row in rows if not row.agrees), None)
     for kind, heading in _KINDS.items():
-        rows = [row for row in report.rows if row.kind == kind]
-        if rows:
-            found.add_row(Text(heading, style="bold"))
-        for row in rows:
+        section = [row for row in rows if row.kind == kind]
+        if section:
+            result.add_row(Text(heading, style="bold"))
+        for row in section:
             mark = Text("ok", "green") if row.agrees else Text("first" if row is first else "differs", "bold red")
-            found.add_row(Text(f"  {_name(row)}"), *_numbers(row), mark)
-        found.add_section()
-    return found
+            result.add_row(Text(f"  {_name(row)}"), *_numbers(row), mark)
+        result.add_section()
+    return result
 
 
 def _name(row: Row) -> str:
@@ -49,10 +60,10 @@ def _name(row: Row) -> str:
 
 def _numbers(row: Row) -> list[str]:
     numbers = (row.absolute, row.relative, row.ulp, row.rounding, row.real)
-    return ["–" if math.isnan(n) else f"{n:.2g}" for n in numbers]  # inf: of another shape, or not finite
+    return ["–" if math.isnan(n) else f"{n:.2g}" for n in numbers]  # inf: the shapes differ, or a number is not finite
 
 
-def draw_parity(report: ParityReport, path: str | PathLike[str]) -> None:
+def draw_parity(report: Findings, path: str | PathLike[str]) -> None:
     """Draw the relative differences in the order of the report, a panel for each kind.
 
     Args:
@@ -68,7 +79,7 @@ def draw_parity(report: ParityReport, path: str | PathLike[str]) -> None:
     heading = (
         "The two models agree"
         if report.first_divergence is None
-        else f"The two models part at {report.first_divergence.where}"
+        else f"The two models diverge at {report.first_divergence.where}"
     )
     with picture(path, max(9.0, min(24.0, 4 + 0.3 * sum(counts))), 5.2 + 0.06 * min(longest, 40), heading) as figure:
         ratios = [max(count, 3) for count in counts]
@@ -107,31 +118,28 @@ def _finite(number: float) -> float:
     return number if math.isfinite(number) else 1e3
 
 
-def training_table(report: TrainingReport) -> Table:
+def training_table(report: TrainingFindings) -> Table:
     """Return the table of two trainings: how far they are apart after steps 1, 2, 5, 10, 20, 50, …, and the last."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    found.add_column("after step", justify="right")
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    result.add_column("after step", justify="right")
     for column in ("loss", "parameters", "rounding", "float64", "its rounding"):
-        found.add_column(column, justify="right", no_wrap=True)
-    found.add_column("", no_wrap=True)
+        result.add_column(column, justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
     shown = {1, report.steps, report.bug_step} | {d * 10**e for e in range(8) for d in (1, 2, 5)}
     losses, parameters = report.gaps["losses"], report.gaps["parameters"]
     for step in range(1, report.steps + 1):
         if step in shown:
-            gaps = (
-                losses.single,
-                *(parameters.single, parameters.rounding, parameters.double, parameters.chaos),
-            )
+            gaps = [losses.single, parameters.single, parameters.rounding, parameters.double, parameters.chaos]
             mark = (
                 Text("bug", "bold red")
                 if report.bug_step is not None and step >= report.bug_step
                 else Text("ok", "green")
             )
-            found.add_row(str(step), *(f"{gap[step - 1]:.2g}" for gap in gaps), mark)
-    return found
+            result.add_row(str(step), *(f"{gap[step - 1]:.2g}" for gap in gaps), mark)
+    return result
 
 
-def draw_training(report: TrainingReport, path: str | PathLike[str]) -> None:
+def draw_training(report: TrainingFindings, path: str | PathLike[str]) -> None:
     """Draw how far two trainings are apart by step: losses, parameters, statistics, with the growth of rounding.
 
     Args:

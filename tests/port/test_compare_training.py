@@ -112,7 +112,7 @@ def plateau(parameters: Any) -> Any:
 
 
 def test_batches_may_be_lists_and_a_scheduler_may_look_at_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_port_training.BATCHES", [list(batch) for batch in BATCHES])
+    monkeypatch.setattr(f"{__name__}.BATCHES", [list(batch) for batch in BATCHES])
     assert trained(plateau, optax.sgd(0.1), steps=2).agrees
 
 

@@ -146,7 +146,7 @@ def test_the_name_of_a_layer_is_drawn_and_said_as_it_is(tmp_path: Path):
 
     draw_parity(a_parity_report("blocks.$_$"), tmp_path / "parity.png")
     assert is_a_picture(tmp_path / "parity.png")
-    console.print(table(a_parity_report("blocks.[v2]")))
+    console.print(table(a_parity_report("blocks.[v2]").rows))
     assert "blocks.[v2]" in console.file.getvalue()
 
 

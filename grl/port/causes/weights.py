@@ -1,19 +1,15 @@
-"""The last of causes: the weights were never the same."""
+"""The last of the causes: the weights were never the same."""
 
 from __future__ import annotations
 
-from grl.port.causes.cause import Experiment, cause
-from grl.port.causes.evidence import Evidence
+from grl.port.causes.evidence import Evidence, Proof
 
-__all__ = ["EXPERIMENTS"]
-
-EXPERIMENTS: dict[str, Experiment] = {}
+__all__ = ["weights_not_copied"]
 
 
-@cause(EXPERIMENTS, "weights_not_copied")
-def weights_not_copied(evidence: Evidence) -> str | None:
+def weights_not_copied(evidence: Evidence) -> Proof | None:
     """Put the nnx model's weights into PyTorch's."""
-    if not evidence.with_their_weights():
+    if not evidence.weights_explain_it:
         return None
     names = ", ".join(list(evidence.replacements)[:3])
-    return f"with the nnx model's {names} PyTorch's gives what that gives; copy_weights copies them"
+    return Proof(f"with the nnx model's {names} PyTorch's model gives the same; copy_weights copies them")

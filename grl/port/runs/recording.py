@@ -1,29 +1,46 @@
-"""What a run of either model leaves behind: NumPy arrays by the place in the model that they come from."""
+"""How a model is to run, and what the run records: NumPy arrays by their place in the model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from grl.arrays import Array
 
-__all__ = ["LOSS", "OUTPUT", "Array", "Dropout", "Key", "Recording"]
-
+__all__ = ["LOSS", "OUTPUT", "Array", "Dropout", "Key", "Recording", "RunSettings", "next_call"]
 
 Key = tuple[str, int]
-"""A layer's name, and which of its calls it was: a layer may run more than once in a forward pass."""
+"""A layer's name, and the number of the call: a layer may run more than once in a forward pass."""
 
 OUTPUT: Key = ("output", -1)
 LOSS: Key = ("loss", -1)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a copy of a model runs.
+
+    Args:
+        double: whether to compute in float64; the model's own precision otherwise.
+        train: the mode; None: that of the model.
+        watched: the names of the layers to record.
+        without_dropout: whether dropout is off in any case.
+    """
+
+    double: bool
+    train: bool | None
+    watched: tuple[str, ...]
+    without_dropout: bool = False
 
 
 class Dropout(NamedTuple):
     """A dropout that was active.
 
     Args:
-        rate: with which a number becomes 0.
-        shape: of what it was applied to; () within an attention or a recurrent layer.
-        whole: whether it drops channels, and not single numbers.
+        rate: the probability with which a number becomes 0.
+        shape: of its input; () within an attention or a recurrent layer.
+        whole: whether it drops whole channels instead of single numbers.
     """
 
     rate: float
@@ -33,21 +50,22 @@ class Dropout(NamedTuple):
 
 @dataclass
 class Recording:
-    """One forward and backward pass, and where there is an optimiser a step.
+    """One forward and backward pass, and one step if there is an optimiser.
 
     Args:
-        activations: by call, in the order in which the calls ended: the arrays that the layer returned (while a model
-            is traced, what stands for them); last the model's output and the loss.
-        parameters: the names of all that take a gradient.
+        activations: by call, in the order in which the calls ended: the arrays that the layer returned; last the
+            model's output and the loss.
+        parameters: the names of all parameters that take a gradient.
         gradients: by parameter.
         statistics: by running statistic, after the pass.
         updates: by parameter: what the optimiser's step added to it.
-        dropouts: those that were active, in the order of their calls.
-        narrow: whether a run in float64 computes something in a narrower format all the same.
-        reversals: how many layers with a backward rule of their own the gradient went through.
+        dropouts: the active ones, in the order of their calls.
+        narrow: whether a run in float64 rounds something to a narrower format all the same.
+        narrow_step: the same for the optimiser's step alone.
+        reversals: how many layers with a backward rule of their own the gradient passed.
     """
 
-    activations: dict[Key, list[Any]] = field(default_factory=dict)
+    activations: dict[Key, list[Array]] = field(default_factory=dict)
     parameters: list[str] = field(default_factory=list)
     gradients: dict[str, Array] = field(default_factory=dict)
     statistics: dict[str, Array] = field(default_factory=dict)
@@ -55,9 +73,15 @@ class Recording:
     dropouts: list[Dropout] = field(default_factory=list)
     reversals: int = 0
     narrow: bool = False
+    narrow_step: bool = False
 
-    def record(self, name: str, arrays: list[Any]) -> Key:
+    def record(self, name: str, arrays: list[Array]) -> Key:
         """Keep what a call of a layer returned; return the call."""
-        key = (name, sum(known == name for known, _ in self.activations))
+        key = next_call(name, self.activations)
         self.activations[key] = arrays
         return key
+
+
+def next_call(name: str, calls: Iterable[Key]) -> Key:
+    """Return the next call of a layer after some calls."""
+    return name, sum(known == name for known, _ in calls)

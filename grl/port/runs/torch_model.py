@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,98 +15,111 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_map
 
 from grl.diagnosis.torch_gradients import undone
-from grl.port.runs.recording import LOSS, OUTPUT, Array, Dropout, Key, Recording
-from grl.port.runs.torch_functions import Call, Change, Functions
-from grl.port.runs.torch_layers import ReachedError, count_reversals, entered, floats, recording, to_numpy
+from grl.port.runs.perturbation import Perturbation, moved
+from grl.port.runs.recording import LOSS, OUTPUT, Array, Dropout, Key, Recording, RunSettings
+from grl.port.runs.torch_arrays import floats, to_numpy, to_tensors
+from grl.port.runs.torch_functions import Args, Call, Change, Function, Functions, Kwargs
+from grl.port.runs.torch_layers import ReachedError, count_reversals, entered, recording
+from grl.port.runs.torch_optimizer import made_with, step_of
 
-__all__ = ["TorchModel", "to_tensors"]
+__all__ = ["TorchModel"]
 
 
 class TorchModel:
-    """A copy of a model in one precision, which runs as often as is asked for, each time from the same state.
+    """A copy of a model in one precision, which runs as often as it is asked to, each time from the same state.
 
     Args:
         model: the user's, which stays as it is.
         inputs: the arguments of the call: NumPy arrays, or whatever else the model takes.
         loss: dtype -> a function of the output to a scalar tensor.
-        double: whether to compute in float64; the model's own precision otherwise.
-        train: the mode; None: that of the model.
-        watched: the names of the layers to record.
+        settings: precision, mode, and which layers to record.
         optimizer: over the model's parameters: a `torch.optim.Optimizer`, a scheduler that holds one, a tuple of both,
-            or a function of parameters that makes any of these.
-        without_dropout: whether dropout is off in any case.
+            or a function of parameters that makes any of these; None: no step.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        inputs: Sequence[Any],
+        inputs: Sequence[object],
         loss: Callable[[torch.dtype], Callable[[Any], Tensor]],
-        *,
-        double: bool,
-        train: bool | None,
-        watched: Sequence[str],
+        settings: RunSettings,
         optimizer: Any = None,
-        without_dropout: bool = False,
     ) -> None:
-        is_made = optimizer is not None and (isinstance(optimizer, tuple) or hasattr(optimizer, "step"))
-        # At once, so that the optimiser's copy is over the parameters of the model's copy.
-        self.model, made = copy.deepcopy((model, optimizer if is_made else None))
-        if train is not None:
-            self.model.train(train)
-        if optimizer is not None and not is_made:
-            made = optimizer(self.model.parameters())
-        self.optimizer, self.scheduler = _parts(made)
-        if double:
-            self.model.double()
-            for tensor in (*self.model.parameters(), *self.model.buffers()):
-                if tensor.is_complex():  # which `double` leaves as they are
-                    tensor.data = tensor.data.to(torch.complex128)
-            for state in self.optimizer.state.values() if self.optimizer is not None else ():
-                for name, value in state.items():
-                    if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
-                        state[name] = value.double()
+        self.settings = settings
+        self.model, self.optimizer, self.scheduler = made_with(model, optimizer)
+        if settings.train is not None:
+            self.model.train(settings.train)
+        if settings.double:
+            self._widen()
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         dtypes = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
-        self.dtype = torch.float64 if double else (dtypes or [torch.float32])[0]
+        self.dtype = torch.float64 if settings.double else (dtypes or [torch.float32])[0]
         self.inputs = to_tensors(inputs, self.dtype, device)
         self.loss = loss(self.dtype)
-        self.watched = watched
-        self.without_dropout = without_dropout
 
-    def run(self, changes: Mapping[int, Change] | None = None) -> Recording:
+    def _widen(self) -> None:
+        self.model.double()
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if tensor.is_complex():  # `double` leaves them as they are
+                tensor.data = tensor.data.to(torch.complex128)
+        for state in self.optimizer.state.values() if self.optimizer is not None else ():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
+                    state[name] = value.double()
+
+    def run(self) -> Recording:
         """Run forward and backward, and the optimiser's step if there is one."""
+        return self._run(None)
+
+    def perturbed(self, seed: int) -> Recording:
+        """Run with inputs, parameters, the results of functions and cotangents moved by a unit in the last place."""
+        perturbation = Perturbation(seed)
+        inputs, self.inputs = self.inputs, tree_map(_mover(perturbation), self.inputs)
+        arrays = {name: to_numpy(parameter) for name, parameter in self.model.named_parameters()}
+        try:
+            with self.with_parameters({name: moved(array, perturbation.numpy) for name, array in arrays.items()}):
+                return self._run(perturbation)
+        finally:
+            self.inputs = inputs
+
+    def _run(self, perturbation: Perturbation | None) -> Recording:
         seen = Recording()
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        with undone(self.model), self._functions(changes) as functions, torch.enable_grad():
-            with recording(self.model, self.watched, seen):
+        with undone(self.model), self._functions(perturbation=perturbation) as functions, torch.enable_grad():
+            with recording(self.model, self.settings.watched, seen):
                 value = self._forward(seen)
             seen.dropouts = functions.dropouts
-            found = _differentiated(value, list(parameters.values()))
+            gradients = _differentiated(value, list(parameters.values()))
             seen.parameters = list(parameters)
             seen.reversals = count_reversals(value.grad_fn)
-            seen.gradients = {
-                name: to_numpy(g) for (name, p), g in zip(parameters.items(), found, strict=True) if g is not None
-            }
-            seen.statistics = {
-                name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()
-            }
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:  # copied: an optimiser may clip it in place
+                    seen.gradients[name] = to_numpy(gradient, copied=True)
+            seen.statistics = self._statistics()
             if self.optimizer is not None:
-                seen.updates = self._step(parameters, found)
+                seen.updates = step_of(self.optimizer, parameters, gradients)
         return seen
 
     def dropouts(self) -> list[Dropout]:
         """Return the dropouts that are active, in the order of their calls."""
-        with undone(self.model), self._functions(None) as functions, torch.no_grad():
+        with undone(self.model), self._functions() as functions, torch.no_grad():
             self.model(*_copied(self.inputs))
         return functions.dropouts
 
-    def activation(self, key: Key, changes: Mapping[int, Change] | None = None) -> list[Array]:
-        """Return what one call of a layer gives, or the output, or the loss, when functions before it are changed."""
+    def activation(
+        self, key: Key, changes: Mapping[int, Change] | None = None, without_dropout: bool = False
+    ) -> list[Array]:
+        """Return the result of one call of a layer, or the output, or the loss.
+
+        Args:
+            key: the call.
+            changes: what replaces functions before it.
+            without_dropout: whether dropout is off in any case.
+        """
         seen = Recording()
         with (
             undone(self.model),
-            self._functions(changes),
+            self._functions(changes, without_dropout=without_dropout),
             torch.no_grad(),
             recording(self.model, [key[0]], seen, key),
             suppress(ReachedError),
@@ -118,23 +131,26 @@ class TorchModel:
         """Return the running statistics after a forward pass in which functions are changed."""
         with undone(self.model), self._functions(changes), torch.no_grad():
             self.model(*_copied(self.inputs))
-            return {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
+            return self._statistics()
+
+    def _statistics(self) -> dict[str, Array]:
+        return {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
 
     def calls(self, until: Key | None = None) -> list[tuple[Call, int]]:
-        """Return all calls of functions up to a call of a layer, with how many watched layers had ended before each."""
+        """Return all calls of functions up to a call of a layer, each with how many watched layers had ended before."""
         seen, calls = Recording(), list[tuple[Call, int]]()
         inside: list[str] = []
 
         def note(call: Call) -> None:
             calls.append((call, len(seen.activations)))
 
-        names = self.watched if until is None else [*self.watched, until[0]]
+        watched = self.settings.watched if until is None else (*self.settings.watched, until[0])
         with (
             undone(self.model),
-            self._functions(None, note, inside),
+            self._functions(note=note, inside=inside),
             torch.no_grad(),
             entered(self.model, inside),
-            recording(self.model, names, seen, until),
+            recording(self.model, watched, seen, until),
             suppress(ReachedError),
         ):
             self._forward(seen)
@@ -142,37 +158,23 @@ class TorchModel:
 
     def gradients_by_edge(
         self, factor: float, indices: Sequence[int], wanted: Sequence[str]
-    ) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yield, for each call of a function, the gradients when what flows back into its first tensor is scaled.
+    ) -> Iterator[dict[str, Array]]:
+        """Yield, for each call of a function, the gradients when the cotangent of its first tensor is scaled.
 
         Args:
-            factor: what the gradient is multiplied by.
-            indices: the calls' numbers.
+            factor: what the cotangent is multiplied by.
+            indices: the numbers of the calls.
             wanted: the names of the parameters.
         """
-        scaled: list[int] = []
-
-        def watch(index: int) -> Change:
-            def change(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                def scale(tensor: Tensor) -> Tensor:
-                    view = tensor.view_as(tensor)
-                    view.register_hook(lambda g: g * factor if index in scaled else g)
-                    return view
-
-                first = next((i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad), None)
-                if first is None:
-                    return function(*args, **kwargs)
-                return function(*args[:first], scale(args[first]), *args[first + 1 :], **kwargs)
-
-            return change
-
+        scaled = _ScaledEdge(factor)
         parameters = [dict(self.model.named_parameters())[name] for name in wanted]
-        with undone(self.model), self._functions({i: watch(i) for i in indices}), torch.enable_grad():
+        changes = {index: _Watched(scaled, index) for index in indices}
+        with undone(self.model), self._functions(changes), torch.enable_grad():
             value = self.loss(self.model(*_copied(self.inputs)))
             for index in indices:
-                scaled[:] = [index]
-                found = _differentiated(value, parameters)
-                yield index, {n: to_numpy(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+                scaled.index = index
+                gradients = _differentiated(value, parameters)
+                yield {name: to_numpy(g) for name, g in zip(wanted, gradients, strict=True) if g is not None}
 
     def parameter(self, name: str) -> Array:
         """Return a parameter or buffer as it is."""
@@ -208,21 +210,6 @@ class TorchModel:
         seen.activations[LOSS] = floats(value)
         return value
 
-    def _step(self, parameters: Mapping[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Array]:
-        assert self.optimizer is not None
-        optimizer = copy.deepcopy(self.optimizer.state_dict())
-        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        updates = {name: to_numpy(p.detach() - before[name]) for name, p in parameters.items()}
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
-                parameter.grad = None
-        self.optimizer.load_state_dict(optimizer)
-        return updates
-
     def train(self, inputs: Sequence[Any], loss: Callable[[Any], Tensor], seed: int) -> float:
         """Take a step of training, which the model keeps; return the loss before it.
 
@@ -234,7 +221,7 @@ class TorchModel:
         assert self.optimizer is not None
         self.optimizer.zero_grad()
         devices = {p.device.index or 0 for p in self.model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=sorted(devices)), self._functions(None), torch.enable_grad():
+        with torch.random.fork_rng(devices=sorted(devices)), self._functions(), torch.enable_grad():
             torch.manual_seed(seed)
             value = loss(self.model(*_copied(inputs)))
         value.backward()
@@ -242,65 +229,81 @@ class TorchModel:
         if self.scheduler is not None:
             watched = (value.detach(),) if isinstance(self.scheduler, ReduceLROnPlateau) else ()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it takes the copy of its optimiser for another one
+                warnings.simplefilter("ignore")  # it does not know the copy of its optimiser
                 self.scheduler.step(*watched)
         return float(value.detach())
 
     def state(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return parameters, frozen ones too, and running statistics as they are now."""
         parameters = {name: to_numpy(p, copied=True) for name, p in self.model.named_parameters()}
-        statistics = {name: to_numpy(b, copied=True) for name, b in self.model.named_buffers() if b.is_floating_point()}
-        return parameters, statistics
+        return parameters, self._statistics()
 
     @contextmanager
     def _functions(
         self,
-        changes: Mapping[int, Change] | None,
+        changes: Mapping[int, Change] | None = None,
+        *,
         note: Callable[[Call], None] | None = None,
-        inside: list[str] | None = None,
+        inside: Sequence[str] = (),
+        without_dropout: bool = False,
+        perturbation: Perturbation | None = None,
     ) -> Iterator[Functions]:
+        """Record and change calls of functions; in float64 PyTorch's default dtype is float64 meanwhile.
+
+        The default dtype is that of the constants that a forward pass makes. It belongs to the whole process.
+        """
         double, usual = self.dtype == torch.float64, torch.get_default_dtype()
+        off = without_dropout or self.settings.without_dropout
         try:
             if double:
-                torch.set_default_dtype(torch.float64)  # of the constants that a forward pass makes
-            with Functions(changes or {}, note, inside, self.without_dropout, double) as functions:
+                torch.set_default_dtype(torch.float64)
+            with Functions(changes or {}, note, inside, off, double, perturbation) as functions:
                 yield functions
         finally:
             torch.set_default_dtype(usual)
 
 
-def to_tensors(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
-    """Return a pytree with tensors for its NumPy arrays, without a copy where dtype and device allow.
+@dataclass
+class _ScaledEdge:
+    """Which call's first tensor gets a scaled cotangent; None: no call's."""
 
-    Args:
-        values: the pytree.
-        dtype: of what is floating-point in it.
-        device: of the tensors.
-    """
+    factor: float
+    index: int | None = None
 
-    def convert(value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
+
+@dataclass(frozen=True)
+class _Watched:
+    """The change that scales the cotangent of a call's first tensor while the call is the scaled one."""
+
+    edge: _ScaledEdge
+    index: int
+
+    def __call__(self, function: Function, args: Args, kwargs: Kwargs) -> Any:
+        """Call the function with a view of its first tensor."""
+        first = next((i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad), None)
+        if first is None:
+            return function(*args, **kwargs)
+        view = args[first].view_as(args[first])
+        view.register_hook(self._scaled)
+        return function(*args[:first], view, *args[first + 1 :], **kwargs)
+
+    def _scaled(self, cotangent: Tensor) -> Tensor:
+        return cotangent * self.edge.factor if self.edge.index == self.index else cotangent
+
+
+def _mover(perturbation: Perturbation) -> Callable[[object], object]:
+    def move(value: object) -> object:
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
             return value
-        shares = value.flags.writeable and min(value.strides, default=0) >= 0
-        tensor = torch.from_numpy(value if shares else value.copy())
-        if tensor.dtype == torch.int32:
-            tensor = tensor.long()  # what PyTorch takes for an index
-        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        return torch.from_numpy(moved(value.detach().cpu().numpy(), perturbation.numpy)).to(value.device)
 
-    return tree_map(convert, values)
+    return move
 
 
 def _copied(inputs: Sequence[Any]) -> Any:
-    """A run's own tensors, which a model may change in place, by calls that are not to be counted as the model's."""
+    """Copy the inputs, which a model may change in place, by calls that do not count as the model's."""
     with torch._C.DisableTorchFunction():
         return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, tuple(inputs))
-
-
-def _parts(made: Any) -> tuple[Any, Any]:
-    """An optimiser and its scheduler, from either of them or both."""
-    if isinstance(made, tuple):
-        return made
-    return (made.optimizer, made) if hasattr(made, "optimizer") else (made, None)
 
 
 def _differentiated(value: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
