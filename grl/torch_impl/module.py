@@ -174,6 +174,15 @@ class GRL(Ramp[Coefficient], nn.Module):
         coeff = self.coefficient
         return coeff if self._number is None or coeff.ndim else coeff.item()
 
+    def step(self) -> None:
+        """Advance the step count by one, and λ with it if the layer has a schedule. Nothing else advances them.
+
+        Inside compiled code this is a graph break. Call it after the backward pass.
+        """
+        _uncompiled(super().step)
+
+    # Compiled, the schedule's value would be a number that the trace made up, and the buffer would keep its old λ.
+    @torch.compiler.disable(reason="λ and the step count change in eager code")  # type: ignore[untyped-decorator]
     def _write_coeff(self, value: Coefficient) -> None:
         coeff = _as_coefficient(value)
         if isinstance(coeff, Tensor):
@@ -243,6 +252,11 @@ class GRL(Ramp[Coefficient], nn.Module):
             self._number = None
 
 
+def _call(function: Callable[[], None]) -> None:
+    function()
+
+
+_uncompiled = torch.compiler.disable(_call, reason="λ and the step count change in eager code")
 _ENOUGH_CALLS = 100
 _OLDER_NAMES = {"coefficient": "coeff", "step_count": "step"}
 

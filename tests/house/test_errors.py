@@ -12,7 +12,7 @@ import pytest
 import grl
 
 # Raised and caught within one room, so no caller sees them: verdicts on a cell, and the end of a run at a layer.
-CAUGHT_INSIDE = {"Wrong", "NotApplicable", "ReachedError"}
+CAUGHT_INSIDE = {"WrongError", "NotApplicableError", "ReachedError"}
 
 
 def exceptions() -> dict[str, type[BaseException]]:

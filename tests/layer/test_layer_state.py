@@ -336,6 +336,34 @@ def test_torch_function_takes_at_most_two_graphs_over_any_ramp(ramp: str) -> Non
 
 
 @needs_torch
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's own, about the graph break
+def test_torch_a_step_and_a_λ_set_within_compiled_code_are_those_of_eager_code() -> None:
+    schedule = DannSchedule(10, low=0.5)
+    layer = torch_impl.GRL(schedule)
+
+    @torch.compile(backend="aot_eager")
+    def step(x: torch.Tensor) -> torch.Tensor:
+        layer.step()
+        return layer(x).sum()
+
+    @torch.compile(backend="aot_eager")
+    def set_to(x: torch.Tensor, coeff: float) -> torch.Tensor:
+        layer.coeff = coeff
+        return layer(x).sum()
+
+    for count in range(1, 4):
+        x = torch.ones(2, requires_grad=True)
+        step(x).backward()
+        assert layer.coeff == schedule(count)
+        assert x.grad.tolist() == [-np.float32(schedule(count))] * 2
+    for coeff in (0.3, 0.7):
+        x = torch.ones(2, requires_grad=True)
+        set_to(x, coeff).backward()
+        assert layer.coeff == coeff
+        assert x.grad.tolist() == [-np.float32(coeff)] * 2
+
+
+@needs_torch
 def test_torch_compiled_integer_has_the_zero_of_the_eager_one() -> None:
     function, _ = _counted(lambda x, coeff: gradient_reversal(x, coeff))
     x = torch.ones(1, requires_grad=True)
