@@ -31,7 +31,7 @@ from numpy.random import Generator
 
 from grl.cli import main
 from grl.datasets import DataError, load_path
-from grl.experiment import StoppedError, Update, load_checkpoint, train
+from grl.experiment import CheckpointError, StoppedError, Update, load_checkpoint, train
 from grl.experiment.architecture import Architecture, initial_weights
 from grl.experiment.config import Config, ConfigError
 from grl.experiment.files import FAULT_FILES
@@ -185,7 +185,7 @@ def one_sentence_is_fine() -> Iterator[None]:
     said = "."
     try:
         yield
-    except (DataError, WeightsFileError, ConfigError) as error:
+    except (DataError, CheckpointError, WeightsFileError, ConfigError) as error:
         said = str(error)
     assert re.fullmatch(r"[^\n]*\.", said), said
     assert len(said) < 1000
