@@ -1,4 +1,4 @@
-"""The layer forms of this project, and how anybody's layer becomes a form that can be checked."""
+"""The layer forms of this project, and how any layer becomes a form that can be checked."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from grl.errors import GrlError
 __all__ = ["ACCEPTED", "CheckError", "form_of", "function_form", "linen_form", "load_target", "our_forms"]
 
 ACCEPTED = "a function of (x, coeff), or a class that takes λ and nothing else, when it is made or when it is called"
-_NAMES = re.compile("coef|alpha|lam|lmb|scale|weight|strength|factor|λ", re.IGNORECASE)  # what λ is called in the field
+_NAMES = re.compile("coef|alpha|lam|lmb|scale|weight|strength|factor|λ", re.IGNORECASE)  # common names of λ
 
 
 Call: TypeAlias = Callable[..., Any]
-"""Somebody's function or class, of whatever arguments."""
+"""A user's function or class, with any arguments."""
 
 
 class CheckError(GrlError, ValueError):
@@ -61,14 +61,14 @@ def our_forms(backend: str) -> list[Form]:
 
 
 def form_of(layer: object, backend: str, name: str | None = None) -> Form:
-    """Return the form of anybody's layer.
+    """Return the form of any layer.
 
     Args:
         layer: a function of (x, coeff); a `torch.autograd.Function`; or a class, such as an `nn.Module`, an nnx, Linen
             or Equinox Module, that takes λ when it is made, or when its objects are called with (x, λ). λ is the
             argument with one of its usual names; without such a name, the first one (after x).
         backend: "torch" or "jax", which is then imported.
-        name: what the table calls it; by default its own name.
+        name: what the table calls it; the name of the layer by default.
 
     Returns:
         The form.
@@ -98,19 +98,25 @@ def function_form(name: str, backend: str, function: Call, keyword: str | None =
 
 
 def linen_form(name: str, make: Call, keyword: str | None = None) -> Form:
-    """Return the form of a Linen module without parameters: λ -> module, and the argument of its call that is λ."""
+    """Return the form of a Linen module without parameters.
+
+    Args:
+        name: what the table calls it.
+        make: λ -> module.
+        keyword: the argument of the module's call that is λ; None if there is none.
+    """
     call = None if keyword is None else lambda x, coeff: make(1.0).apply({}, x, **{keyword: coeff})
     return Form(name, "jax", lambda coeff: lambda x: make(coeff).apply({}, x), call, make)
 
 
 def load_target(target: str) -> object:
-    """Import what a user names.
+    """Import the object that a user names.
 
     Args:
         target: "package.module:callable".
 
     Raises:
-        CheckError: there is no such thing.
+        CheckError: there is no such object.
 
     Example:
         >>> load_target("math:sqrt")(4.0)
@@ -138,7 +144,7 @@ def _form_of_class(layer: type, backend: str, name: str) -> Form:
         from torch.autograd import Function
 
         if issubclass(layer, Function):
-            old_style = layer.setup_context is Function.setup_context  # then `forward` takes the context first
+            old_style = layer.setup_context is Function.setup_context  # `forward` takes the context first
             _coefficient_of(name, layer.forward, skip=2 if old_style else 1)
             return function_form(name, backend, layer.apply)
     linen = _linen_module(backend)
@@ -175,7 +181,7 @@ def _made(name: str, build: Call) -> Any:
 
 
 def _coefficient_of(name: str, function: Call, skip: int, ignored: tuple[str, ...] = ()) -> str | None:
-    """Return the keyword of λ, or None where it is the next argument by position after so many others."""
+    """Return the keyword of λ, or None if λ is the argument by position right after the first `skip`."""
     try:
         parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ignored]
     except (ValueError, TypeError):  # some functions written in C have no signature
@@ -194,12 +200,12 @@ def _coefficient_of(name: str, function: Call, skip: int, ignored: tuple[str, ..
 
 
 def _keyword_of(method: Call) -> str | None:
-    """Return the argument of a layer's call that is λ, by its name; None where there is none."""
+    """Return the argument of a layer's call that has a name of λ; None if there is none."""
     return next((name for name in inspect.signature(method).parameters if _NAMES.search(name)), None)
 
 
 def _takes_any(method: Call) -> bool:
-    """Whether a layer's call is (*arguments), of which the second can be λ."""
+    """Return whether a layer's call takes (*arguments), the second of which can be λ."""
     parameters = inspect.signature(method).parameters.values() if inspect.isfunction(method) else ()
     return any(p.kind == p.VAR_POSITIONAL for p in parameters)
 
@@ -213,7 +219,7 @@ def _linen_module(backend: str) -> type | None:
 
 
 def _check_object(name: str, layer: object, linen: type | None) -> None:
-    """Refuse a layer with parameters to learn: it is a model, and its gradients are no reversal of one cotangent."""
+    """Refuse a layer with parameters to learn: it is a model, and the table does not know its gradients."""
     if not callable(layer):
         raise CheckError(f"{name}: makes objects that cannot be called; expected {ACCEPTED}.")
     if _made(name, lambda: _learns(layer, linen)):

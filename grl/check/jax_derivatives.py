@@ -1,4 +1,7 @@
-"""What JAX derives from a layer, and what it keeps in memory. A new transformation is a function and a table's line."""
+"""JAX's derivatives of a layer, and what the backward pass keeps in memory.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ def _vmap_coeff(form: Form) -> None:
 
 
 def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Array:
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     per_coeff = jax.vmap(lambda c: jax.grad(loss_of(lambda x: form.reverse(x, c)))(the_x()))
     gradients: Array = compiled(per_coeff)(jnp.asarray([0.1, -2.0]))
     return gradients
@@ -119,7 +122,7 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Array:
 
 @transformation("grad of vmap over λ")
 def _grad_vmap_coeff(form: Form) -> None:
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     coeffs, scales = jnp.asarray([0.1, -2.0]), jnp.asarray([1.0, 3.0])
 
     def loss(x: Array) -> Array:
@@ -131,7 +134,7 @@ def _grad_vmap_coeff(form: Form) -> None:
 
 @transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
-    for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
+    for rows in (3, 4):  # square first: there a λ along the wrong axis fits, and gives a wrong gradient
         coeffs, weights = jnp.asarray([0.1, -2.0, 0.0, 1.0])[:rows], jnp.asarray(WEIGHTS[:rows])
         loss = sample_loss_of(partial(form.reverse, coeff=coeffs))
         gradient = jax.grad(loss)(the_x()[:rows], weights)
@@ -311,3 +314,4 @@ TRANSFORMATIONS = (
     _no_gradient_to_coefficient,
     _threads,
 )
+"""The rows of this module, in the order of the table."""

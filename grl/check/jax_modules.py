@@ -1,4 +1,7 @@
-"""A layer in Flax and Equinox models. A new transformation is a function and a line of the table."""
+"""Flax and Equinox models that contain the layer.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _KERNEL = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
 
 
 def _compare(gradient: Function, layer: Function, identity: Function) -> None:
-    """Raise `WrongError` unless a weight's gradient is −λ times what it is with an identity for a layer."""
+    """Raise `WrongError` unless a weight's gradient is −λ times its gradient with an identity as the layer."""
     with jax.default_matmul_precision("highest"):  # a GPU would round what it multiplies
         same(gradient(layer), -COEFF * np.asarray(gradient(identity)), "weight gradient")
 
@@ -209,3 +212,4 @@ TRANSFORMATIONS = (
     _equinox_jit,
     _equinox_checkpoint,
 )
+"""The rows of this module, in the order of the table."""

@@ -1,4 +1,7 @@
-"""A layer in programs of JAX. A new transformation is a function and a line of the table."""
+"""JAX programs that contain the layer.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +70,10 @@ def count_traces(form: Form, coeffs: Sequence[float]) -> int:
     """Return how many times `jax.jit` traces the layer when it is called with these values of λ in turn.
 
     Raises:
-        NotApplicable: λ is no argument of the call.
-        Wrong: the last gradient is.
+        NotApplicableError: λ is no argument of the call.
+        WrongError: the last gradient is wrong.
     """
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     traces = 0
 
     @jax.jit
@@ -105,14 +108,14 @@ def _backward_cost(form: Form) -> None:
 
 
 _INSTRUCTION = re.compile(r"= (?P<type>\S+) (?P<name>[a-z][a-z0-9-]*)\(")
-# These move or name what is there already; a broadcast makes the number λ as long as the gradient, within the fusion.
+# These move or name existing values. A broadcast expands the number λ to the size of the gradient, within the fusion.
 _MOVES = {"parameter", "constant", "copy", "tuple", "get-tuple-element", "bitcast", "fusion", "call", "broadcast"}
 
 
 def instructions(function: Callable[..., Any], x: Array, *further: Any) -> list[str]:
     """Return the instructions on arrays of the size of the vector x in XLA's optimised program of function(x, …).
 
-    What computes nothing is left out, and so is λ when it is made as long as the gradient.
+    Instructions that compute nothing are left out, including the broadcast of λ to the size of the gradient.
     """
     text = jax.jit(function).lower(x, *further).compile().as_text() or ""
     found = [match["name"] for match in _INSTRUCTION.finditer(text) if f"[{x.size}]" in match["type"]]
@@ -150,7 +153,7 @@ def _sines() -> Any:
 
 @transformation("scan over λ")
 def _scan_coeff(form: Form) -> None:
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
 
     def loss(x: Array) -> Array:
         coeffs = jnp.asarray([0.1, -2.0, 0.5])
@@ -202,7 +205,7 @@ def _while_jvp(form: Form) -> None:
 
 
 def _mesh() -> Mesh:
-    """As many of the devices that are present as x's four rows can be dealt out to."""
+    """Return a mesh of four or two of the devices: as many as divide the four rows of x."""
     devices = jax.devices()
     if len(devices) == 1:
         raise NotApplicableError("one device: nothing is dealt out")
@@ -301,3 +304,4 @@ TRANSFORMATIONS = (
     _export_symbolic,
     _export_serialised,
 )
+"""The rows of this module, in the order of the table."""

@@ -1,4 +1,4 @@
-"""The matrix of layer forms and transformations: the rows of each backend, and how a cell is found."""
+"""The matrix of layer forms and transformations: the rows of each backend, and how a cell is computed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def transformations(backend: str) -> dict[str, Transformation]:
 
 
 def sample_input(backend: str) -> Any:
-    """Return a small array of a framework, as a layer is given it.
+    """Return the input of most transformations, an array of one framework.
 
     Args:
         backend: "torch" or "jax", which is then imported.
@@ -69,7 +69,7 @@ def check_form(form: Form, names: Iterable[str] | None = None) -> Iterator[Cell]
     """Yield the cell of every transformation for a form.
 
     Args:
-        form: the layer to look at.
+        form: the layer to check.
         names: the transformations; all by default.
 
     Raises:
@@ -90,7 +90,7 @@ def counts(cells: Iterable[Cell]) -> dict[str, dict[str, int]]:
 
 
 def records(cells: Iterable[Cell]) -> list[dict[str, str]]:
-    """Return the cells as JSON has them."""
+    """Return the cells as the JSON file stores them."""
     return [asdict(cell) for cell in cells]
 
 
@@ -109,9 +109,9 @@ def _judge(transformation: Transformation, form: Form) -> tuple[str, str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence warnings and logging while a cell is found: only returned values and exceptions are results.
+    """Silence warnings and logging while a cell is computed: only returned values and exceptions are results.
 
-    Both are settings of the process: other threads are silenced meanwhile.
+    Both are settings of the process: other threads are silenced as well.
     """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The installed layers of other libraries, and the forms that articles print, as they print them.
+"""Layers of other packages, where they are installed, and the layers that articles print.
 
-Argument order, sign and arithmetic are those of the originals.
+Each keeps its own order of arguments, sign and arithmetic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGES = {"torch": ("pytorch-revgrad", "torch-gradient-reversal"), "jax": ("op
 
 
 def peer_forms(backend: str) -> list[Form]:
-    """Return the forms of other people.
+    """Return the forms of other packages and of articles.
 
     Args:
         backend: "torch" or "jax", which is then imported.

@@ -18,13 +18,13 @@ __all__ = ["draw_matrix"]
 
 _ROW, _COLUMN, _NAMES = 0.19, 0.34, 2.6  # inches: a cell's height and width, and the transformations' names
 _TOP, _BOTTOM = 2.3, 0.75  # inches: the heading and the forms' names; the legend and the versions
-# The face, and a sign for all but what is well: told apart by sign and by lightness too.
+# Face colour and sign: the statuses differ in sign and in lightness, not only in colour.
 _LOOKS = {"ok": ("#C5E5DA", ""), "refuses": ("#F3D58A", "!"), "n/a": ("#EFEFEF", "·"), "WRONG": (TARGET, "✗")}
 _MEANING = {
     "ok": "ok: the declared Jacobian −λ·I",
-    "refuses": "!  refuses: an exception says so",
+    "refuses": "!  refuses: an exception is raised",
     "n/a": "·  n/a: the question does not arise",
-    "WRONG": "✗  WRONG, without a word",
+    "WRONG": "✗  WRONG: the result differs, no exception",
 }
 
 
@@ -32,7 +32,7 @@ def draw_matrix(cells: Sequence[Cell], versions: Mapping[str, str], path: str | 
     """Draw a table for each backend: transformations down, forms across, how many of each status below.
 
     Args:
-        cells: what `grl check` has found.
+        cells: the result of `grl check`.
         versions: name -> version, for the line below.
         path: the PNG file, written whole or not at all.
 
@@ -45,7 +45,7 @@ def draw_matrix(cells: Sequence[Cell], versions: Mapping[str, str], path: str | 
     widths = {name: _NAMES + _COLUMN * len({cell.form for cell in found}) for name, found in tables.items()}
     width, height = max(sum(widths.values()) + 0.9, 9.5), _TOP + _ROW * (rows + 1 + len(STATUSES)) + _BOTTOM
     with picture(path, width, height, "Gradient reversal layers under every transformation") as figure:
-        figure.set_layout_engine("none")  # all places are reckoned here
+        figure.set_layout_engine("none")  # all positions are computed here
         left = 0.0
         for name, found in tables.items():
             panel = _panel(figure, left + _NAMES, found)
@@ -68,7 +68,7 @@ def draw_matrix(cells: Sequence[Cell], versions: Mapping[str, str], path: str | 
 
 
 def _panel(figure: Figure, left: float, cells: Sequence[Cell]) -> Axes:
-    """Axes on which a unit is a cell; places in inches, so that cells have one size in all tables."""
+    """Return axes on which a unit is a cell. They are placed in inches: cells have the same size in all tables."""
     forms, names = _lists(cells)
     width, height = figure.get_size_inches()
     inches = _COLUMN * len(forms), _ROW * (len(names) + 1 + len(STATUSES))

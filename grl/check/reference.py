@@ -1,4 +1,4 @@
-"""The numbers that every transformation feeds a layer, and how a result is compared with the declared Jacobian."""
+"""The inputs of every transformation, and the comparison of a result with the declared Jacobian."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from grl.check.form import WrongError
 
 __all__ = ["BITS", "COEFF", "FIRST", "SECOND", "WEIGHTS", "X", "same", "same_bits"]
 
-COEFF = 0.37  # of no short binary form, so that a rounded λ shows
+COEFF = 0.37  # has no short binary form: rounding λ changes the result
 X = np.linspace(-1.3, 1.1, 12, dtype=np.float32).reshape(4, 3)
 WEIGHTS = np.linspace(0.5, 2.0, 12, dtype=np.float32).reshape(4, 3)
 FIRST = WEIGHTS * np.cos(X)  # derivatives of the loss Σ w·sin(y) with respect to y, at y = x
 SECOND = -WEIGHTS * np.sin(X)
-# −0, ±inf, a subnormal and NaN with a payload: x + 0, x · 1 and the like would not keep them all.
+# −0, ±inf, a subnormal and NaN with a payload: x + 0 or x · 1 would not preserve all of them.
 BITS = np.array([0x80000000, 0x7F800000, 0xFF800000, 0x00000001, 0x7FC01234, 0xFFC00001], np.uint32)
 
 
@@ -23,17 +23,17 @@ def same(got: ArrayLike, expected: ArrayLike, what: str = "gradient", tolerance:
     """Raise `WrongError` unless two arrays agree in shape and values.
 
     Args:
-        got: what came.
-        expected: what is right.
-        what: what they are, for the message.
-        tolerance: of the difference, relative to the largest expected value.
+        got: the result.
+        expected: the correct values.
+        what: the name of the result, for the message.
+        tolerance: the largest difference allowed, relative to the largest expected value.
     """
     kind = np.complex128 if np.iscomplexobj(expected) else np.float64
     got, expected = np.asarray(got, kind), np.asarray(expected, kind)
     if got.shape != expected.shape:
         raise WrongError(f"{what}: expected shape {expected.shape}, got {got.shape}")
     difference = np.abs(got - expected)
-    if not np.all(difference <= tolerance * np.abs(expected).max(initial=0)):  # a NaN is no match
+    if not np.all(difference <= tolerance * np.abs(expected).max(initial=0)):  # a NaN never matches
         worst = np.unravel_index(np.argmax(difference), got.shape)
         cut = "" if got.any() else " everywhere, as where x is cut off"
         raise WrongError(f"{what}: expected {expected[worst]:.9g}, got {got[worst]:.9g}{cut}")

@@ -1,4 +1,7 @@
-"""What PyTorch derives from a layer, and what it keeps in memory. A new one is a function and a line of the table."""
+"""PyTorch's derivatives of a layer.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def the_x() -> Tensor:
 
 
 def fresh(values: NDArray[Any]) -> Tensor:
-    """A tensor with memory of its own: a layer that changes its cotangent in place must not reach the constants."""
+    """Return a tensor that shares no memory: a layer that writes into its cotangent must not change the constants."""
     return torch.from_numpy(values.copy())
 
 
@@ -44,7 +47,7 @@ def gradient_of(function: Callable[[Tensor], Tensor], x: Tensor | None = None) -
 
 
 def derivative(y: Tensor, x: Tensor, cotangent: Tensor | None = None, *, create_graph: bool = False) -> Tensor:
-    """The gradient of x; 0 where y was cut off from it, of which `autograd.grad` makes an error of its own."""
+    """Return the gradient of x; 0 if y does not depend on x, where `autograd.grad` would raise."""
     if not y.requires_grad:
         return torch.zeros_like(x)
     (gradient,) = torch.autograd.grad(
@@ -54,7 +57,7 @@ def derivative(y: Tensor, x: Tensor, cotangent: Tensor | None = None, *, create_
 
 
 def joined(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same loss, to be differentiated even where the layer cuts x off: the figures tell that, and no error."""
+    """Return the same loss with x attached: if the layer cuts x off, the gradient is wrong instead of missing."""
     return lambda x: loss(x) + 0 * x.sum()
 
 
@@ -74,7 +77,7 @@ def _beside(form: Form) -> None:
 
     def loss(x: Tensor) -> Tensor:
         features = x * 1.0
-        y: Tensor = layer(features) + features  # one cotangent, the same memory, for both
+        y: Tensor = layer(features) + features  # both receive one cotangent, in the same memory
         return (fresh(WEIGHTS) * y).sum()
 
     same(gradient_of(loss), (1 - COEFF) * WEIGHTS)
@@ -141,7 +144,7 @@ def _func_vmap_coeff(form: Form) -> None:
 
 
 def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Tensor:
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     coeffs = torch.tensor([0.1, -2.0])
     per_coeff = vmap(lambda c: grad(loss_of(lambda x: form.reverse(x, c)))(the_x()))
     gradients: Tensor = compiled(per_coeff)(coeffs)
@@ -150,7 +153,7 @@ def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Tensor:
 
 @transformation("func.grad of vmap over λ")
 def _func_grad_vmap_coeff(form: Form) -> None:
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     coeffs, scales = torch.tensor([0.1, -2.0]), torch.tensor([1.0, 3.0])
 
     def loss(x: Tensor) -> Tensor:
@@ -162,7 +165,7 @@ def _func_grad_vmap_coeff(form: Form) -> None:
 
 @transformation("per-sample λ")
 def _per_sample(form: Form) -> None:
-    for rows in (3, 4):  # a square first: a λ that is spread along the wrong axis fits there, and shows
+    for rows in (3, 4):  # square first: there a λ along the wrong axis fits, and gives a wrong gradient
         coeffs, x = torch.tensor([0.1, -2.0, 0.0, 1.0])[:rows], fresh(X[:rows]).requires_grad_()
         loss = (fresh(WEIGHTS[:rows]) * torch.sin(form.reverse(x, coeffs))).sum()
         same(derivative(loss, x), -coeffs[:, None] * FIRST[:rows], f"gradient of {rows} samples of 3")
@@ -231,7 +234,7 @@ def _dual(form: Form) -> None:
 @transformation("checkpoint, reentrant")
 def _checkpoint_reentrant(form: Form) -> None:
     x = the_x().requires_grad_()
-    checkpoint(joined(loss_of(form.make(COEFF))), x, use_reentrant=True).backward()  # it refuses autograd.grad
+    checkpoint(joined(loss_of(form.make(COEFF))), x, use_reentrant=True).backward()  # it does not support autograd.grad
     same(torch.zeros_like(x) if x.grad is None else x.grad, -COEFF * FIRST)
 
 
@@ -263,3 +266,4 @@ TRANSFORMATIONS = (
     _checkpoint_reentrant,
     _checkpoint,
 )
+"""The rows of this module, in the order of the table."""

@@ -1,4 +1,7 @@
-"""A layer in programs of PyTorch. A new transformation is a function and a line of the table."""
+"""PyTorch programs that contain the layer.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -116,13 +119,13 @@ def count_graphs(form: Form, coeffs: Sequence[float]) -> int:
     """Return how many graphs `torch.compile` makes when the layer is called with these values of λ in turn.
 
     Raises:
-        NotApplicable: λ is no argument of the call.
-        Wrong: a gradient is.
+        NotApplicableError: λ is no argument of the call.
+        WrongError: a gradient is wrong.
     """
-    form.reverse(the_x(), COEFF)  # says so where there is no such argument
+    form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     counter = CompileCounterWithBackend("aot_eager")
     loss = _compiled(lambda x, coeff: loss_of(lambda x: form.reverse(x, coeff))(x), counter)
-    with torch._dynamo.config.patch(recompile_limit=8):  # the default: one graph for each λ is refused in the end
+    with torch._dynamo.config.patch(recompile_limit=8):  # the default: a layer with one graph per λ fails at the ninth
         for coeff in coeffs:
             same(gradient_of(partial(loss, coeff=coeff)), -coeff * FIRST, f"gradient at λ = {coeff:g}")
     return int(counter.frame_count)
@@ -143,12 +146,16 @@ def _kernels(form: Form) -> None:
 
 @cache
 def count_kernels(form: Form | None) -> int:
-    """Return how many kernels Inductor makes for a small net, both ways, with the layer or, if None, an identity."""
+    """Return how many kernels Inductor generates for a small net, forward and backward.
+
+    Args:
+        form: the layer in it; None: an identity.
+    """
     from torch._inductor import metrics
 
     layer = (lambda x: x) if form is None else form.make(COEFF)
     metrics.reset()
-    # A program from a cache has no kernels to count; that of their machine code is left on.
+    # A cached program generates no kernels to count. The cache of their machine code stays on.
     with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
         gradient = gradient_of(_compiled(lambda x: loss_of(layer)(torch.tanh(x)), "inductor"))
     factor = 1.0 if form is None else -COEFF
@@ -238,3 +245,4 @@ TRANSFORMATIONS = (
     _symbolic_trace,
     _cuda_graph,
 )
+"""The rows of this module, in the order of the table."""

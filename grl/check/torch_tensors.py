@@ -1,4 +1,7 @@
-"""Kinds of tensors, and what a layer does to memory. A new transformation is a function and a line of the table."""
+"""Kinds of tensors, devices and threads that a layer meets, and what it keeps in memory.
+
+To add a transformation, write one function and list it in `TRANSFORMATIONS`.
+"""
 
 from __future__ import annotations
 
@@ -108,18 +111,16 @@ def _memory(form: Form) -> None:
     loss = y.sum()
     del x, y
     if loss.requires_grad and not storage.expired():  # by a closure, say
-        raise WrongError(
-            "the memory of x: expected it to be free once x and y are gone, but the backward pass keeps it"
-        )
+        raise WrongError("memory of x: expected none once x and y are gone, got a reference in the backward pass")
 
 
 def _elements(tensor: Tensor) -> int:
-    """How many of its numbers are in memory: one, for a number that is expanded to a tensor."""
+    """Return how many of its numbers are in memory: one, if a number was expanded to the tensor."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 def _held(node: Any) -> Iterator[Tensor]:
-    """What the contexts of a graph's Functions hold as attributes."""
+    """Yield the tensors that the contexts of a graph's Functions hold as attributes."""
     if node is None:
         return
     for value in getattr(node, "__dict__", {}).values():
@@ -251,3 +252,4 @@ TRANSFORMATIONS = (
     _meta,
     _threads,
 )
+"""The rows of this module, in the order of the table."""

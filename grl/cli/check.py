@@ -29,6 +29,7 @@ from grl.files import replacing
 __all__ = ["check"]
 
 _LONGEST_NAME = 200  # bytes; a file system takes 255, and a temporary name is longer than the final one
+_SCHEMA = 1  # of the JSON file: it rises when a key is removed or changes its meaning
 _STYLES = {"ok": "green", "refuses": "yellow", "n/a": "dim", "WRONG": "bold red"}
 
 
@@ -38,11 +39,14 @@ def check(
         typer.Option(metavar="MODULE:NAME", help="Your layer instead of ours: a function of (x, coeff), or a class."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="torch|jax", help="The framework of the target; else both that are installed.")
+        str | None,
+        typer.Option(metavar="torch|jax", help="The framework of the target. Without a target: every installed one."),
     ] = None,
     peers: Annotated[
         bool,
-        typer.Option("--peers", help="Beside it the layers of others: installed packages, and what articles print."),
+        typer.Option(
+            "--peers", help="Check the layers of others as well: installed packages, and the code that articles print."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -53,17 +57,17 @@ def check(
     ] = None,
     png_file: Annotated[str | None, typer.Option("--png", metavar="FILE", help="Draw the table there.")] = None,
 ) -> int:
-    """Look at gradient reversal layers under every transformation of their frameworks, on the devices present.
+    """Check gradient reversal layers under every transformation of their frameworks, on the devices present.
 
     A cell is [bold]ok[/bold] where values, gradients, tangents and second derivatives are those of the declared
-    Jacobian −λ·I. It [bold]refuses[/bold] where an exception says so. It is [bold]WRONG[/bold] where something else
-    came without a word, and the exit status is then 1, as it is for a layer that refuses the plain call and all else.
+    Jacobian −λ·I. It [bold]refuses[/bold] where an exception is raised. It is [bold]WRONG[/bold] where the result
+    differs and no exception is raised. The exit status is 1 if a cell is WRONG, or if a layer refuses everything.
 
     Example: [bold]grl check --target mypackage.layers:ReverseLayer --backend torch[/bold]
     """
     backends = _backends(target, backend)
     for option, path in (("--json", json_file), ("--png", png_file)):
-        _make_sure_of(option, path)
+        _require_writable(option, path)
     if "jax" in backends:
         _deal_out_two_cpus()
     names = _select(backends, only)
@@ -84,7 +88,7 @@ def check(
 
 
 def _useless(cells: Sequence[Cell]) -> list[str]:
-    """The forms that refuse whatever was looked at, the plain call ("eager") among it."""
+    """Return the forms that refuse every transformation checked, including the plain call ("eager")."""
     refusing = [cell for cell in cells if cell.transformation == "eager" and cell.status == "refuses"]
     totals = counts(cells)
     return [cell.form for cell in refusing if not totals[f"{cell.backend} {cell.form}"]["ok"]]
@@ -103,25 +107,25 @@ def _backends(target: str | None, backend: str | None) -> tuple[str, ...]:
 
 
 def _deal_out_two_cpus() -> None:
-    """Have JAX see two devices where there is a CPU alone: with one, nothing could be sharded, or gathered."""
-    import_module("grl.jax_impl")  # says what to install if JAX is missing
+    """Make JAX split a CPU into two devices: with one device, nothing is sharded or gathered."""
+    import_module("grl.jax_impl")  # its ImportError says what to install
     import jax
 
-    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    said = said or jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]  # an attribute made at run time
-    if not said:
-        with suppress(RuntimeError):  # JAX has started already
+    configured = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    configured = configured or jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]  # made at run time
+    if not configured:
+        with suppress(RuntimeError):  # JAX is initialised already
             jax.config.update("jax_num_cpu_devices", 2)
 
 
-def _make_sure_of(option: str, path: str | None) -> None:
+def _require_writable(option: str, path: str | None) -> None:
     """Refuse a file that cannot be written before the work begins."""
     if path is None:
         return
     folder = os.path.dirname(path) or "."
-    # Not pathlib's, which raise on a name that is too long.
-    taken, there = os.path.isdir(path), os.path.isdir(folder) and os.access(folder, os.W_OK)
-    if not path or taken or not there or len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME:
+    # pathlib's functions would raise on a name that is too long.
+    writable = os.path.isdir(folder) and os.access(folder, os.W_OK)
+    if not path or os.path.isdir(path) or not writable or len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME:
         raise CheckError(f"{option}: got {path!r}; expected a file in a folder that can be written.")
 
 
@@ -139,7 +143,7 @@ def _forms(backend: str, target: str | None, peers: bool) -> list[Form]:
 
 def _target(target: str, backend: str) -> Form:
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's own module lies in the working directory
+        sys.path.insert(0, "")  # as `python -m` does: the user's module is in the working directory
     try:
         return form_of(load_target(target), backend)
     except CheckError as error:
@@ -147,18 +151,18 @@ def _target(target: str, backend: str) -> Form:
 
 
 def _header(known: dict[str, str], wanted: Sequence[str], with_peers: Sequence[str]) -> Iterator[str]:
-    """What is looked at, and what would be if it were installed."""
+    """Yield the versions, and the names of packages that are not checked because they are not installed."""
     yield ", ".join(f"{name} {version}" for name, version in known.items())
     for backend in wanted:
         if backend not in installed_backends():
-            yield f"{FRAMEWORKS[backend]} is not installed: its layers are not looked at."
+            yield f"{FRAMEWORKS[backend]} is not installed: its layers are not checked."
     absent = [name for backend in with_peers for name in PACKAGES[backend] if name not in known]
     if absent:
-        yield f'Not installed: {", ".join(absent)}. To look at them too: pip install "grl[peers]"'
+        yield f'Not installed: {", ".join(absent)}. To check them too: pip install "grl[peers]"'
 
 
 def _run(console: Console, forms: dict[str, list[Form]], names: dict[str, list[str]]) -> list[Cell]:
-    """Find out all cells, with a bar that says which; where there is no terminal, with a line for each form."""
+    """Compute all cells, with a progress bar in a terminal and one line for each form elsewhere."""
     cells: list[Cell] = []
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
     live = console.is_terminal and not console.is_dumb_terminal
@@ -170,19 +174,19 @@ def _run(console: Console, forms: dict[str, list[Form]], names: dict[str, list[s
                 cells += check_form(form, [name])
                 progress.advance(bar)
             if not live:
-                console.print(f"{FRAMEWORKS[backend]}, {form.name}: {len(names[backend])} looked at", markup=False)
+                console.print(f"{FRAMEWORKS[backend]}, {form.name}: {len(names[backend])} checked", markup=False)
     return cells
 
 
 def _table(backend: str, cells: Sequence[Cell]) -> Table:
     forms = list(dict.fromkeys(cell.form for cell in cells))
-    found = {(cell.form, cell.transformation): cell.status for cell in cells}
+    statuses = {(cell.form, cell.transformation): cell.status for cell in cells}
     table = Table(title=FRAMEWORKS[backend], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("transformation", no_wrap=len(forms) <= 4)
     for form in forms:
         table.add_column(Text(form.replace("_", "_\n", 1)), justify="center", overflow="fold")
     for name in dict.fromkeys(cell.transformation for cell in cells):
-        table.add_row(Text(name), *(Text(found[form, name], _STYLES[found[form, name]]) for form in forms))
+        table.add_row(Text(name), *(Text(statuses[form, name], _STYLES[statuses[form, name]]) for form in forms))
     table.add_section()
     totals = counts(cells)
     for status in STATUSES:
@@ -191,14 +195,14 @@ def _table(backend: str, cells: Sequence[Cell]) -> Table:
 
 
 def _reasons(cells: Sequence[Cell]) -> list[Text]:
-    """What is wrong first, then what refuses; one line for all forms of one transformation with one reason."""
+    """Return the reasons, WRONG first, then refusals. Forms with the same transformation and reason share a line."""
     lines = []
     for status in ("WRONG", "refuses", "n/a"):
-        found: dict[tuple[str, str, str], list[str]] = {}
+        by_reason: dict[tuple[str, str, str], list[str]] = {}
         for cell in cells:
             if cell.status == status:
-                found.setdefault((cell.backend, cell.transformation, cell.reason), []).append(cell.form)
-        for (backend, transformation, reason), forms in found.items():
+                by_reason.setdefault((cell.backend, cell.transformation, cell.reason), []).append(cell.form)
+        for (backend, transformation, reason), forms in by_reason.items():
             line = Text(status, _STYLES[status])
             lines.append(
                 line.append(f" {FRAMEWORKS[backend]}, {transformation}", "bold").append(
@@ -210,7 +214,7 @@ def _reasons(cells: Sequence[Cell]) -> list[Text]:
 
 def _write(cells: Sequence[Cell], known: dict[str, str], json_file: str | None, png_file: str | None) -> None:
     if json_file is not None:
-        figures = {"versions": known, "counts": counts(cells), "cells": records(cells)}
+        figures = {"schema": _SCHEMA, "versions": known, "counts": counts(cells), "cells": records(cells)}
         try:
             with replacing(json_file) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

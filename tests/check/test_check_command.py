@@ -133,7 +133,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_json_has_versions_counts_and_cells(here: Path) -> None:
     assert grl("--only", "eager", "--only", "λ = 0, λ < 0", "--json", "check.json").status == 0
     figures = json.loads((here / "check.json").read_text(encoding="utf-8"))
-    assert set(figures) == {"versions", "counts", "cells"}
+    assert set(figures) == {"schema", "versions", "counts", "cells"}
+    assert figures["schema"] == 1
     assert {"grl", "python", "numpy", *INSTALLED} <= set(figures["versions"])
     forms = [form for backend in INSTALLED for form in our_forms(backend)]
     assert [(c["backend"], c["form"], c["transformation"]) for c in figures["cells"]] == [
@@ -396,8 +397,8 @@ def test_with_one_framework_the_other_is_named_as_missing(backend: str) -> None:
     assert [line for line in run.stdout.splitlines() if line in ("0", "1", "2")] == ["0", "2"], run.stderr
     assert f'pip install "grl[{missing}]"' in run.stderr
     assert run.stderr.count("\n") == 1
-    assert f"{FRAMEWORKS[missing]} is not installed: its layers are not looked at." in run.stdout
-    assert f"{FRAMEWORKS[backend]}, gradient_reversal: 1 looked at" in run.stdout
+    assert f"{FRAMEWORKS[missing]} is not installed: its layers are not checked." in run.stdout
+    assert f"{FRAMEWORKS[backend]}, gradient_reversal: 1 checked" in run.stdout
 
 
 def test_importing_parity_imports_no_framework() -> None:
