@@ -39,6 +39,7 @@ from grl.experiment import (
     load_data,
     load_weights,
     train,
+    trainers,
 )
 from grl.experiment.checkpoint import Checkpoint, Done, save_checkpoint
 from grl.experiment.config import Config, ConfigError
@@ -554,6 +555,7 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(
 ):
     monkeypatch.setitem(sys.modules, backend, None)  # how Python itself marks what cannot be imported
     monkeypatch.delitem(sys.modules, f"grl.experiment.trainers.{backend}_trainer", raising=False)
+    monkeypatch.delattr(trainers, f"{backend}_trainer", raising=False)  # what an earlier import has left
     output = grl("train", "--task", "moons", "--backend", backend)
     assert output.status == 2
     assert re.fullmatch(rf'grl: [^\n]*{backend}[^\n]* pip install "grl\[{backend}\]"\n', output.err)
