@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from grl.arrays import Array
 
 __all__ = ["ACCEPTED", "aligned_shape", "finite_number", "own_array", "require_real"]
 
 ACCEPTED = (
-    "a finite real number, a 0-d real array, one value per sample with shape (x.shape[0],), "
+    "a finite real number, a real array of one element, one value per sample with shape (x.shape[0],), "
     "or one per element with x's number of dimensions, each size equal to x's or 1"
 )
+"""What λ may be, as error messages say it."""
 
 
-def finite_number(value: Any, name: str = "coeff", accepted: str = ACCEPTED) -> float:
+def finite_number(value: object, name: str = "coeff", accepted: str = ACCEPTED) -> float:
     """Return a Python or NumPy real number as a 64-bit float.
 
     Args:
         value: the number to check.
         name: the argument that the error names.
-        accepted: what the error says would have been right.
+        accepted: the values that are allowed, as the error says them.
 
     Returns:
         `float(value)`, finite.
@@ -47,15 +48,15 @@ def finite_number(value: Any, name: str = "coeff", accepted: str = ACCEPTED) -> 
     return number
 
 
-def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy of a NumPy coefficient in a form that either framework takes; the caller's may change afterwards.
+def own_array(coeff: Array) -> Array:
+    """Return a copy of a NumPy coefficient in a form that either framework takes. The caller may change the original.
 
     Args:
         coeff: real numbers of any dtype, byte order and strides.
 
     Returns:
-        The same numbers, contiguous: floats of up to 64 bits as they are, all others as 64-bit floats (what is larger
-        is infinite).
+        The same numbers, contiguous. Floats of up to 64 bits keep their dtype; all other numbers become 64-bit floats,
+        infinite where they are too large for that.
 
     Raises:
         TypeError: the dtype is not real.
@@ -65,7 +66,7 @@ def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
         array([2., 1., 0.])
     """
     dtype = coeff.dtype.newbyteorder("=")
-    # Of kind V are bfloat16 and its like, which NumPy knows by name alone.
+    # bfloat16 and similar dtypes, which NumPy knows only by name, have the kind V.
     require_real(dtype, is_real=dtype.kind in "iuf" or (dtype.kind == "V" and np.can_cast(dtype, np.float64)))
     if dtype.kind != "f" or dtype.itemsize > 8:
         dtype = np.dtype(np.float64)
@@ -73,7 +74,7 @@ def own_array(coeff: NDArray[Any]) -> NDArray[Any]:
         return coeff.astype(dtype, order="C")
 
 
-def require_real(dtype: Any, *, is_real: bool) -> None:
+def require_real(dtype: object, *, is_real: bool) -> None:
     """Check the dtype of a coefficient array.
 
     Args:
@@ -90,15 +91,14 @@ def require_real(dtype: Any, *, is_real: bool) -> None:
 def aligned_shape(coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape in which a coefficient array multiplies a gradient of shape `x_shape`.
 
-    Reading a per-sample λ as one for the last axis is what silent broadcasting would do; here every shape has one
-    meaning or is refused.
+    Silent broadcasting would read a per-sample λ along the last axis. Here every shape has one meaning, or it raises.
 
     Args:
-        coeff_shape: the shape of the coefficient array: `()`, `(N,)`, or as many dimensions as `x_shape`.
+        coeff_shape: the shape of the coefficient array: one element, `(N,)`, or as many dimensions as `x_shape`.
         x_shape: the shape `(N, ...)` of the layer's input.
 
     Returns:
-        A shape of the same number of elements that broadcasts against `x_shape` to exactly `x_shape`.
+        A shape with the same number of elements that broadcasts against `x_shape` to exactly `x_shape`.
 
     Raises:
         ValueError: the coefficient is neither a scalar, nor per sample, nor per element. Both shapes are named.
@@ -107,7 +107,7 @@ def aligned_shape(coeff_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> tup
         >>> aligned_shape((8,), (8, 3, 32, 32))
         (8, 1, 1, 1)
     """
-    if coeff_shape == ():
+    if math.prod(coeff_shape) == 1:
         return ()
     if len(coeff_shape) == len(x_shape) and all(c in (1, n) for c, n in zip(coeff_shape, x_shape, strict=True)):
         return coeff_shape

@@ -1,10 +1,9 @@
-"""What of a pytree can hold no array and passes a layer as it is: all else could hand a gradient on unreversed."""
+"""The leaves of a pytree that can hold no array. Any other object could pass a gradient on unreversed."""
 
 from __future__ import annotations
 
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType, ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ _VALUES = (bool, int, float, complex, str, bytes, slice, range, type, type(None)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, MethodDescriptorType)
 
 
-def is_plain(leaf: Any) -> bool:
-    """Return whether a leaf is a plain value, or a function that is bound to no object.
+def is_plain(leaf: object) -> bool:
+    """Return whether a leaf is a plain value, or a function that is not bound to an object.
 
     Example:
         >>> is_plain("relu"), is_plain(len), is_plain([1.0].append)

@@ -1,17 +1,22 @@
-"""Put something else in the place of an attribute or of a global function, for the time of a block."""
+"""Replace an attribute or a global function for the time of a block, where possible for the calling context alone."""
 
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
-__all__ = ["homes", "replaced", "taking_turns"]
+__all__ = ["Local", "homes", "local_calls", "replaced", "taking_turns"]
 
-_TURN = threading.RLock()
+Local = Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+"""A function of (replacement, original) to a function that calls the former in one context, the latter in others."""
+
+_turn = RLock()
+_contexts: ContextVar[tuple[object, ...]] = ContextVar("grl.substitution", default=())
 
 
 @contextmanager
@@ -20,31 +25,71 @@ def taking_turns() -> Iterator[None]:
 
     Without it two threads could each keep the other's replacement as the usual value, and put it back for ever.
     """
-    with _TURN:
+    with _turn:
         yield
-
-
-def homes(function: Any) -> list[tuple[Any, str]]:
-    """Return where, among all that is imported, a function is a global: the modules with its names there."""
-    modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
-    found = [(module, name) for module in modules for name, value in list(vars(module).items()) if value is function]
-    if not found:
-        raise ValueError(
-            f"layer: got {function!r}; expected a submodule of the model, its name, its class, or a global function."
-        )
-    return found
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Put a value in the place of an attribute (of a module, a class or an object) for the time of the block."""
-    there = name in vars(owner)
-    old = vars(owner).get(name)
-    setattr(owner, name, value)
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of a module, a class or an object for the time of the block, whatever happens in it.
+
+    The attribute is replaced for all threads. One thread at a time may replace anything; a second one waits.
+
+    Args:
+        owner: holds the attribute.
+        name: its name.
+        value: takes its place. See `local_calls` for a function that other threads do not notice.
+    """
+    with taking_turns():
+        is_its_own = name in vars(owner)  # not inherited from a class
+        old = vars(owner).get(name)
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            if is_its_own:
+                setattr(owner, name, old)
+            else:
+                delattr(owner, name)
+
+
+@contextmanager
+def local_calls() -> Iterator[Local]:
+    """Yield a function that makes a replacement local: the other threads' calls reach the original.
+
+    Example:
+        >>> with local_calls() as local:
+        ...     double = local(lambda x: 2 * x, lambda x: x)
+        ...     double(3)
+        6
+        >>> double(3)
+        3
+    """
+    context = object()
+
+    def local(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            return (replacement if context in _contexts.get() else original)(*arguments, **named)
+
+        return call
+
+    token = _contexts.set((*_contexts.get(), context))
     try:
-        yield
+        yield local
     finally:
-        if there:
-            setattr(owner, name, old)
-        else:
-            delattr(owner, name)
+        _contexts.reset(token)
+
+
+def homes(function: object) -> list[tuple[ModuleType, str]]:
+    """Return the imported modules in which a function is a global, each with its name there.
+
+    Raises:
+        ValueError: it is a global of no module.
+    """
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    places = [(module, name) for module in modules for name, value in list(vars(module).items()) if value is function]
+    if not places:
+        raise ValueError(
+            f"layer: got {function!r}; expected a submodule of the model, its name, its class, or a global function."
+        )
+    return places

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from grl.diagnosis.reversal import CLIPPED, CUT, signed
 
-__all__ = ["Seen", "judge"]
+__all__ = ["ClassifierGradient", "Seen", "judge"]
 
 _SMALL, _LARGE = 1e-3, 1e2  # of the domain gradient's norm to the label gradient's
-_FAINT = 1e-2  # a label gradient this small (a label loss that is learnt) is no measure of what is large
-_CHANGED = 0.1  # of the label gradient; a reversal changes it by 1 + λ, and rounding by less
+_FAINT = 1e-2  # a smaller label gradient (of a label loss near its minimum) is no measure of a large one
+_CHANGED = 0.1  # of a gradient that should stay; a reversal changes it by 1 + λ, and rounding by less
 _TOLERANCE = 1e-2  # of a ratio or a norm: room for float16
+
+
+class ClassifierGradient(NamedTuple):
+    """What reaches a parameter of the domain classifier.
+
+    Args:
+        ratio: c in ∂domain/∂θ with the layer = c · the same without it.
+        change: the distance of the two, relative to the one without the layer.
+    """
+
+    ratio: float
+    change: float
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen in a feature extractor.
+    """What was seen in a model.
 
     Args:
         ratio: of the domain gradient with the layer to that without it; None if both are 0.
         label_size: the norm of the label gradient.
         size: the norm of the domain gradient.
         plain_size: the same without the layer.
-        beside_size: the same with a layer in its place that lets no gradient through: what gets around it.
+        beside_size: the same with a layer in its place that lets no gradient through: what bypasses it.
         label_ratio: of the label gradient with the layer to that without it; None if both are 0.
-        label_change: how far these two are from one another, relative to the one without it.
+        label_change: the distance of these two, relative to the one without the layer.
         values: the label loss and the domain loss, each with the layer and without it.
-        bend: how far the gradient of a part of the domain loss is from that part of the gradient, relative to it.
+        bend: the distance of four times the gradient of a quarter of the domain loss from the whole gradient, relative
+            to the latter.
         plain_bend: the same without the layer.
-        spread: how far the domain gradient is from a multiple of that without the layer, relative to it.
+        spread: the distance of the domain gradient from a multiple of that without the layer, relative to it.
         runs: how often the layer ran.
-        function: whether the layer is given as a function, which is found by its global name alone.
-        foreign: whether the layer is none of grl's, so that running does not mean reversing.
+        by_hook: whether it is a tensor hook that reverses.
+        is_function: whether the layer is given as a function, which is found by its global name alone.
+        is_foreign: whether the layer is not one of grl's, so that running does not mean reversing.
         added: whether the domain loss is added to the label loss, not subtracted.
         uncalled: the sentence on a `backward` method that is never called, or "".
+        classifier: by the names of the domain classifier's parameters.
     """
 
     ratio: float | None
@@ -50,25 +67,35 @@ class Seen:
     plain_bend: float
     spread: float
     runs: int
-    function: bool
-    foreign: bool
+    by_hook: bool
+    is_function: bool
+    is_foreign: bool
     added: bool
     uncalled: str
+    classifier: Mapping[str, ClassifierGradient]
 
 
 def judge(seen: Seen, coeff: float | None = None) -> tuple[str, str]:
-    """Return the verdict and its reason: whether it can be measured, which way it goes, then its sign, then its size.
+    """Return the verdict and its reason: first whether anything can be measured, then the path, the sign and the size.
 
     Args:
         seen: the figures.
-        coeff: λ as it should be; None: any above 0.
+        coeff: the expected λ; None: any above 0.
     """
-    wrong = _unmeasurable(seen) or _astray(seen) or _vanished(seen) or _wrong_sign(seen, coeff) or _wrong_size(seen)
+    wrong = (
+        _unmeasurable(seen)
+        or _misplaced(seen)
+        or _astray(seen)
+        or _vanished(seen)
+        or _wrong_sign(seen, coeff)
+        or _wrong_size(seen)
+    )
     if wrong:
         return wrong
     assert seen.ratio is not None
     each = " on average; it differs between samples or parameters" if seen.spread > _TOLERANCE else ""
-    return "ok", f"the domain gradient reaches the feature extractor with the factor {signed(seen.ratio)}{each}."
+    hook = ", by a tensor hook (register_hook)" if seen.by_hook else ""
+    return "ok", f"the domain gradient reaches the feature extractor with the factor {signed(seen.ratio)}{hook}{each}."
 
 
 def _unmeasurable(seen: Seen) -> tuple[str, str] | None:
@@ -88,8 +115,26 @@ def _unmeasurable(seen: Seen) -> tuple[str, str] | None:
     return None
 
 
+def _misplaced(seen: Seen) -> tuple[str, str] | None:
+    """Whether the domain classifier's own parameters get another gradient because of the layer."""
+    ascending = [name for name, gradient in seen.classifier.items() if gradient.change > _CHANGED]
+    if not ascending:
+        return None
+    factor = seen.classifier[ascending[0]].ratio
+    follows = "ascend their own loss" if factor < 0 else "do not descend their own loss as they should"
+    return "misplaced", (
+        f"the reversal stands after trained layers of the domain classifier: {_listed(ascending)} get the domain"
+        f" gradient with the factor {signed(factor)} (expected: +1) and {follows}; put the layer right after the"
+        " feature extractor."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _astray(seen: Seen) -> tuple[str, str] | None:
-    """What goes around the layer, and what goes through it and should not."""
+    """Whether a gradient bypasses the layer, or passes it and should not."""
     if seen.runs and seen.beside_size > _TOLERANCE * seen.plain_size:
         part = f"{seen.beside_size / seen.plain_size:.2g} times its size" if seen.plain_size else "all of it"
         return "leaking", (
@@ -119,10 +164,17 @@ def _wrong_sign(seen: Seen, coeff: float | None) -> tuple[str, str] | None:
     factor = f"the factor {signed(seen.ratio)}"
     reaches = f"the domain gradient reaches the feature extractor with {factor}"
     expected = coeff is not None and abs(seen.ratio + coeff) <= _TOLERANCE * abs(coeff)
-    if seen.ratio > 0 and not seen.runs and seen.function:
+    if seen.ratio > 0 and not seen.runs and seen.is_function:
         return "skipped", (
             f"{reaches}, and the function given by layer= was not called by its global name: the model skips it, or"
             " holds it itself; give a submodule, its class, or the autograd.Function."
+        )
+    if seen.ratio > 0 and not seen.runs and not seen.added and not seen.is_foreign:
+        own = f" ({_listed(list(seen.classifier))})" if seen.classifier else ""
+        return "misplaced", (
+            f"no reversal ran and the domain loss is subtracted: its gradient reaches the feature extractor with the"
+            f" factor {signed(-seen.ratio)}, and the domain classifier{own} ascends its own loss as well; add the loss,"
+            " and put a layer right after the feature extractor."
         )
     if seen.ratio > 0 and not seen.runs:
         return "skipped", (
@@ -131,7 +183,7 @@ def _wrong_sign(seen: Seen, coeff: float | None) -> tuple[str, str] | None:
         )
     if expected and (seen.added or seen.ratio > 0):
         return None
-    if seen.foreign and abs(seen.ratio - 1) <= _TOLERANCE:
+    if seen.is_foreign and abs(seen.ratio - 1) <= _TOLERANCE:
         cause = seen.uncalled or "its backward pass is never called, or its sign is applied twice"
         return "skipped", f"the layer ran, and {reaches} all the same: {cause}."
     if seen.ratio > 0:

@@ -1,11 +1,12 @@
 """Gradient reversal in JAX: the function, its forward-mode twin, the layer (flax.nnx) and the model.
 
-`grl.torch_impl` has the same names, so that a port is a change of one import line. The functions need JAX alone;
-`GRL` and `DANN` need Flax, which is imported when one of them is first asked for. The Linen layer is
-`grl.jax_impl.linen.GRL`.
+`grl.torch_impl` has the same names, so a port changes one import line. The functions need JAX alone. `GRL` and `DANN`
+need Flax, which is imported when one of them is first used. The Linen layer is `grl.jax_impl.linen.GRL`.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+import typing
 
 try:
     import jax as _jax  # noqa: F401
@@ -14,16 +15,17 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('grl.jax_impl needs JAX: pip install "grl[jax]"') from error
 
+from grl.jax_impl.coefficient import Coefficient
 from grl.jax_impl.function import gradient_reversal, gradient_reversal_jvp
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from grl.jax_impl.dann import DANN
     from grl.jax_impl.module import GRL
 
-__all__ = ["DANN", "GRL", "gradient_reversal", "gradient_reversal_jvp"]
+__all__ = ["DANN", "GRL", "Coefficient", "gradient_reversal", "gradient_reversal_jvp"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "GRL":
         from grl.jax_impl.module import GRL
 
@@ -36,4 +38,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
-from grl.coefficient import aligned_shape, finite_number, own_array, require_real
+from grl.bypass import Bypass
+from grl.coefficient import aligned_shape
+from grl.jax_impl._internals import is_jet_tracer, is_of_jax
+from grl.jax_impl.bypass import current_bypass
+from grl.jax_impl.coefficient import Coefficient, aligned_coefficient, as_coefficient, scale
 from grl.leaves import is_plain
 
 __all__ = ["gradient_reversal", "gradient_reversal_jvp"]
 
+T = TypeVar("T")
 
-def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
+
+def gradient_reversal(x: T, coeff: Coefficient = 1.0) -> T:
     """Return `x` unchanged; multiply its gradient by −λ on the way back. A `jax.custom_vjp`.
 
     Forward y = x, without any arithmetic. Backward g ↦ −λ·g: one multiply and one rounding, taken in float32 for
     float16 and bfloat16. The second derivative of f(R(x)) is λ²·f'', by reverse-over-reverse and by
-    forward-over-reverse (`jax.hessian`). For forward mode at first order (`jax.jvp`, `jax.linearize`, `jax.jacfwd`),
-    which a `custom_vjp` refuses, there is `gradient_reversal_jvp`.
+    forward-over-reverse (`jax.hessian`). A `custom_vjp` refuses forward mode at first order (`jax.jvp`,
+    `jax.linearize`, `jax.jacfwd`): `gradient_reversal_jvp` supports it.
 
     Args:
         x: an array of any shape, or a pytree of arrays. Leaves that carry no gradient (integers, bools, PRNG keys,
-            plain Python values, functions) are returned as they are, and so is an array that nobody differentiates.
-        coeff: λ; reverses where positive, blocks where 0, passes on (scaled) where negative. A finite real number,
-            a 0-d real array, traced or not, one value per sample with shape (N,), or one per element. λ never gets a
-            gradient.
+            plain Python values, functions) are returned as they are, and so is an array that nothing differentiates.
+        coeff: λ. A positive λ reverses, 0 blocks, a negative λ passes the gradient on, scaled. A finite real number,
+            a real array of one element, traced or not, one value per sample with shape (N,), or one per element. λ
+            never gets a gradient.
 
     Returns:
-        What came in: values bit for bit the same, each array with x's dtype, shape and sharding.
+        The same structure with the same values, bit for bit. Each array has x's dtype, shape and sharding.
 
     Raises:
         TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
-            JAX's pytrees do not know and that may hold arrays.
-        ValueError: λ is not finite, or its shape fits neither of the forms above.
+            JAX's pytrees do not know and that could contain arrays.
+        ValueError: λ is not finite, or its shape fits none of the forms above.
         NotImplementedError: under `jax.experimental.jet`, which knows no custom rules.
 
     Example:
@@ -53,16 +60,18 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
     # Nothing differentiates an array that no transformation traces, and a `custom_vjp` call would cost 95 µs.
     if isinstance(coeff, float) and isinstance(x, Array) and not isinstance(x, Tracer) and -inf < coeff < inf:
         return x
-    coeff = _as_coefficient(coeff)
-    return jax.tree.map(lambda leaf: _reverse_leaf(_reverse, leaf, coeff), x)
+    checked = as_coefficient(coeff)
+    tree: T = jax.tree.map(lambda leaf: _reverse_leaf(_reverse, leaf, checked), x)
+    return tree
 
 
-def gradient_reversal_jvp(x: Any, coeff: Any = 1.0) -> Any:
+def gradient_reversal_jvp(x: T, coeff: Coefficient = 1.0) -> T:
     """Return `x` unchanged; multiply tangents and gradients by −λ. A `jax.custom_jvp`: for forward mode too.
 
     The twin of `gradient_reversal`: the same values, the same bits of the gradient, and ẋ ↦ −λ·ẋ under `jax.jvp`,
-    `jax.linearize` and `jax.jacfwd`. `jax.linear_transpose` serves what these give (it raises on R itself, whose
-    value is not what its derivative is of). The gradient of a complex x may lose the sign of a zero part.
+    `jax.linearize` and `jax.jacfwd`. `jax.linear_transpose` works on the linear maps that these return. It raises on R
+    itself, because R's forward value is not the linear map that its derivative describes. The gradient of a complex x
+    may lose the sign of a zero real or imaginary part.
 
     Args:
         x: as for `gradient_reversal`.
@@ -83,22 +92,23 @@ def gradient_reversal_jvp(x: Any, coeff: Any = 1.0) -> Any:
     """
     if isinstance(coeff, float) and isinstance(x, Array) and not isinstance(x, Tracer) and -inf < coeff < inf:
         return x
-    coeff = _as_coefficient(coeff)
-    return jax.tree.map(lambda leaf: _reverse_leaf(_reverse_jvp, leaf, coeff), x)
+    checked = as_coefficient(coeff)
+    tree: T = jax.tree.map(lambda leaf: _reverse_leaf(_reverse_jvp, leaf, checked), x)
+    return tree
 
 
 @jax.custom_jvp
 def _reverse_jvp(x: Array, coeff: Array) -> Array:
-    # Not `return x`: `jax.linear_transpose` looks into this body, would find an identity, and would return the
-    # cotangent un-reversed without a word. A `custom_vjp` refuses to be transposed, and costs nothing once compiled.
+    # Not `return x`: `jax.linear_transpose` reads this body. It would find an identity and return the cotangent
+    # un-reversed without a word. A `custom_vjp` refuses to be transposed, and costs nothing once compiled.
     return _reverse(x, coeff)
 
 
 @_reverse_jvp.defjvp
-def _reverse_jvp_rule(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+def _reverse_jvp_rule(primals: tuple[Array, Array], tangents: tuple[Array, object]) -> tuple[Array, Array]:
     (x, coeff), (tangent, _) = primals, tangents
-    # The value is reversed again: without that the next derivative would see a plain identity (−λ·f'' for λ²·f'').
-    return _reverse_jvp(x, coeff), _scale(tangent, coeff)
+    # The value is reversed again. Otherwise the next derivative would see a plain identity (−λ·f'' for λ²·f'').
+    return _reverse_jvp(x, coeff), scale(tangent, coeff)
 
 
 @jax.custom_vjp
@@ -113,7 +123,7 @@ def _forward(x: Array, coeff: Array) -> tuple[Array, Array]:
 
 
 def _backward(coeff: Array, cotangent: Array) -> tuple[Array, None]:
-    return _scale(cotangent, coeff), None
+    return scale(cotangent, coeff), None
 
 
 _reverse.defvjp(_forward, _backward)
@@ -126,52 +136,59 @@ def _value(x: Array, coeff: Array) -> Array:
 
 @_value.def_vmap
 def _value_of_each(size: int, batched: Sequence[bool], x: Array, coeff: Array) -> tuple[Array, bool]:
-    # Under `vmap` over λ alone, a plain `x` would be one value for all λ, and its cotangent the sum of all that come
-    # back, before λ is there to scale each.
+    # Under `vmap` over λ alone, a plain `x` would be one value for all λ. Its cotangent would be the sum over all λ
+    # before each λ could scale its own.
     x_batched, coeff_batched = batched
     if coeff_batched and not x_batched:
         x = jnp.broadcast_to(x, (size, *x.shape))
     return _value(x, coeff), True
 
 
-def _scale(array: Array, coeff: Array) -> Array:
-    """−λ·t with one rounding: in float32 for floats of 16 bits or fewer, in t's own precision otherwise."""
-    if jnp.iscomplexobj(array):  # λ is real: a complex multiply would turn inf·0 into NaN
-        return lax.complex(_scale(array.real, coeff), _scale(array.imag, coeff))
-    precision = jnp.float32 if array.dtype.itemsize < 4 else array.dtype
-    factor = -lax.stop_gradient(coeff).astype(precision)
-    return (array.astype(precision) * factor).astype(array.dtype)
-
-
-def _as_coefficient(coeff: Any) -> Any:
-    if isinstance(coeff, np.ndarray):  # JAX may still read from it when the call has returned: the copy is NumPy's
-        coeff = own_array(coeff)
-        with np.errstate(over="ignore"):  # a λ that float32 cannot hold is infinite there, as it is in PyTorch
-            return jnp.asarray(coeff)
-    if isinstance(coeff, Array):
-        is_real = jnp.issubdtype(coeff.dtype, jnp.integer) or jnp.issubdtype(coeff.dtype, jnp.floating)
-        require_real(coeff.dtype, is_real=is_real)
-        return coeff
-    return np.float64(finite_number(coeff))  # 64 bits until JAX makes it an array of the precision in force
-
-
-def _reverse_leaf(reverse: Any, leaf: Any, coeff: Any) -> Any:
+def _reverse_leaf(reverse: Callable[[Array, Array], Array], leaf: object, coeff: np.float64 | Array) -> object:
     if not isinstance(leaf, Array | np.ndarray):
-        is_jaxs_own = type(leaf).__module__.startswith("jax") and callable(leaf)  # jax.nn.relu is an object
-        if is_plain(leaf) or is_jaxs_own or isinstance(leaf, jax.Device):
+        if is_plain(leaf) or is_of_jax(leaf) or isinstance(leaf, jax.Device):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
         raise TypeError(f"x: got a {kind}; expected JAX arrays, in tuples, lists and dicts (pytrees).")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
-    shape = aligned_shape(jnp.shape(coeff), leaf.shape)
     if not isinstance(leaf, Tracer):
+        aligned_shape(jnp.shape(coeff), leaf.shape)  # raises for a shape that does not fit
         return leaf
-    if type(leaf).__name__ == "JetTracer":
+    if is_jet_tracer(leaf):
         raise NotImplementedError(
-            "jax.experimental.jet does not look at custom derivative rules (JAX 0.10, jax#40747): it would not reverse."
+            "jax.experimental.jet ignores custom derivative rules (JAX 0.10, jax#40747), so it would not reverse."
             " Nested jax.jvp of gradient_reversal_jvp gives the same derivatives."
         )
-    with np.errstate(over="ignore"):  # as there
-        coeff = jnp.asarray(coeff)
-    return reverse(leaf, coeff.reshape(shape))
+    aligned = aligned_coefficient(leaf, coeff)
+    bypass = current_bypass()
+    if bypass is None:
+        return reverse(leaf, aligned)
+    count = _count if reverse is _reverse else _count_jvp
+    return reverse(count(bypass, leaf), jnp.full_like(aligned, -bypass.factor, dtype=jnp.float32))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _count(bypass: Bypass, x: Array) -> Array:
+    """Return x; count the derivatives that reverse mode takes."""
+    return x
+
+
+def _count_backward(bypass: Bypass, _: None, cotangent: Array) -> tuple[Array]:
+    bypass.runs += 1
+    return (cotangent,)
+
+
+_count.defvjp(lambda bypass, x: (x, None), _count_backward)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _count_jvp(bypass: Bypass, x: Array) -> Array:
+    """Return x; count the derivatives."""
+    return x
+
+
+@_count_jvp.defjvp
+def _count_jvp_rule(bypass: Bypass, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    bypass.runs += 1
+    return primals[0], tangents[0]

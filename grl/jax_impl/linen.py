@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from grl.jax_impl._flax import linen
-from grl.jax_impl.function import _as_coefficient, gradient_reversal
+from grl.jax_impl.coefficient import as_coefficient
+from grl.jax_impl.function import gradient_reversal
 from grl.jax_impl.module import Coefficient
 from grl.ramp import coeff_at
 from grl.schedules import Schedule
@@ -48,7 +49,7 @@ class GRL(linen.Module):
 
     def __post_init__(self) -> None:
         if not callable(self.coeff):
-            _as_coefficient(self.coeff)
+            as_coefficient(self.coeff)
         super().__post_init__()
 
     @linen.compact

@@ -10,7 +10,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from grl.jax_impl._flax import nnx
-from grl.jax_impl.function import _as_coefficient, gradient_reversal
+from grl.jax_impl.coefficient import as_coefficient
+from grl.jax_impl.function import gradient_reversal
 from grl.ramp import Ramp
 from grl.schedules import Schedule
 
@@ -99,7 +100,7 @@ class GRL(Ramp[Coefficient], nnx.Module):
         return float(coeff) if isinstance(coeff, np.floating | np.ndarray) and np.ndim(coeff) == 0 else coeff
 
     def _write_coeff(self, value: Coefficient) -> None:
-        coeff = _as_coefficient(value)
+        coeff = as_coefficient(value)
         self._coeff.set_value(np.asarray(coeff) if isinstance(coeff, np.floating) else coeff)
 
     def _read_step(self) -> Any:

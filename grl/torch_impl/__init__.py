@@ -1,6 +1,6 @@
 """Gradient reversal in PyTorch: the function, the raw rule, the layer and the model.
 
-`grl.jax_impl` has the same names, so that a port is a change of one import line.
+`grl.jax_impl` has the same names, so a port changes one import line.
 """
 
 try:
@@ -10,8 +10,9 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('grl.torch_impl needs PyTorch: pip install "grl[torch]"') from error
 
+from grl.torch_impl.coefficient import Coefficient
 from grl.torch_impl.dann import DANN
 from grl.torch_impl.function import GradientReverseFunction, gradient_reversal
 from grl.torch_impl.module import GRL
 
-__all__ = ["DANN", "GRL", "GradientReverseFunction", "gradient_reversal"]
+__all__ = ["DANN", "GRL", "Coefficient", "GradientReverseFunction", "gradient_reversal"]

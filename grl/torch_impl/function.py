@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch._subclasses import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.autograd import Function, forward_ad
-from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
-from torch.utils import _pytree as pytree
+from torch.autograd import Function
+from torch.compiler import is_dynamo_compiling
 
-from grl.coefficient import aligned_shape, finite_number, own_array, require_real
+from grl.bypass import Bypass
+from grl.coefficient import aligned_shape
 from grl.leaves import is_plain
+from grl.torch_impl._internals import (
+    bare_apply,
+    dual_state,
+    is_traced,
+    is_wrapped,
+    transforms_may_be_active,
+    transforms_must_be_active,
+    tree_map,
+)
+from grl.torch_impl.bypass import active, current_bypass
+from grl.torch_impl.coefficient import Coefficient, aligned_coefficient, as_coefficient, own_tensor, scale
 
 __all__ = ["Coefficient", "GradientReverseFunction", "gradient_reversal"]
 
-Coefficient: TypeAlias = float | Tensor | NDArray[Any]
-"""λ: a finite real number, or a real tensor or NumPy array with one value in all, per sample, or per element."""
+T = TypeVar("T")
+TensorT = TypeVar("TensorT", bound=Tensor | torch.fx.Proxy)
 
 
-def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
+def gradient_reversal(x: T, coeff: Coefficient = 1.0) -> T:
     """Return `x` unchanged; multiply its gradient by −λ on the way back.
 
     Forward y = x, a view of the same storage. Backward g ↦ −λ·g: one multiply and one rounding, taken in float32 for
@@ -36,20 +40,22 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
     Args:
         x: a tensor of any shape, or a pytree (tuple, list, dict, nested) of tensors. Leaves that carry no gradient
             (integers, bools, plain Python values, functions) are returned as they are.
-        coeff: λ; reverses where positive, blocks where 0, passes on (scaled) where negative. A finite real number,
-            a 0-d real tensor, one value per sample with shape (N,), or one per element. λ never gets a gradient.
+        coeff: λ. A positive λ reverses, 0 blocks, a negative λ passes the gradient on, scaled. A finite real number,
+            a real tensor of one element, one value per sample with shape (N,), or one per element. λ never gets a
+            gradient.
 
     Returns:
-        What came in, values bit for bit the same, each tensor with x's dtype, shape, strides, device and subclass.
-        Under `torch.func` and forward-mode differentiation the value is a copy instead of a view. So it is in a program
-        captured by `torch.export`, which holds the layer as the operator `grl::gradient_reversal` and needs `grl` to
-        run; captured under `torch.no_grad()`, or by `torch.onnx.export`, it is a plain identity. (Whatever captures
-        operators alone, as `make_fx` does, captures the derivative where it is taken inside, and no rule for later.)
+        The same structure with the same values, bit for bit. Each tensor has x's dtype, shape, strides, device and
+        subclass. Under `torch.func` and forward-mode differentiation the value is a copy instead of a view. It is also
+        a copy in a program captured by `torch.export`, which holds the layer as the operator `grl::gradient_reversal`
+        and needs `grl` to run. Captured under `torch.no_grad()`, or by `torch.onnx.export`, the layer is a plain
+        identity. (`make_fx` captures operators alone: a derivative that is taken inside is captured, the rule for a
+        later derivative is not.)
 
     Raises:
         TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
-            PyTorch's pytrees do not know and that may hold tensors.
-        ValueError: λ is not finite, or its shape fits neither of the forms above.
+            PyTorch's pytrees do not know and that could contain tensors.
+        ValueError: λ is not finite, or its shape fits none of the forms above.
         RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after).
 
     Example:
@@ -61,36 +67,48 @@ def gradient_reversal(x: Any, coeff: Any = 1.0) -> Any:
     Reference:
         Ganin & Lempitsky 2015, Unsupervised Domain Adaptation by Backpropagation, arXiv:1409.7495.
     """
-    # One plain tensor, a Python float, nothing that traces or transforms: by far the commonest call, and the only
-    # one whose cost would be noticed. `Function.apply` binds its signature by `inspect`, which alone costs thrice this.
+    # One plain tensor, a Python float, no trace and no transformation: by far the commonest call, and the only one
+    # whose cost would be noticed. `Function.apply` binds its signature by `inspect`, which alone costs thrice this.
     if (
         type(x) is Tensor
         and type(coeff) is float
-        and not _is_dynamo_compiling()
-        and not _are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and coeff - coeff == 0.0  # finite; the cheapest way to ask
+        and not is_dynamo_compiling()
+        and not transforms_may_be_active()
+        and dual_state._current_level < 0
+        and not active
+        and coeff - coeff == 0.0  # finite; the cheapest test
     ):
         return _apply_eagerly(x, coeff)
-    if _is_dynamo_compiling() and not _are_functorch_transforms_active() and forward_ad._current_level >= 0:
-        return _reverse_uncompiled(x, coeff)
-    coeff = _as_coefficient(coeff)
+    if is_dynamo_compiling() and not transforms_must_be_active() and dual_state._current_level >= 0:
+        uncompiled: T = _reverse_uncompiled(x, coeff)
+        return uncompiled
+    checked = as_coefficient(coeff)
     if isinstance(x, Tensor):
-        return _reverse_leaf(x, coeff)
-    return pytree.tree_map(lambda leaf: _reverse_leaf(leaf, coeff), x)
+        return _reverse_leaf(x, checked)
+    tree: T = tree_map(lambda leaf: _reverse_leaf(leaf, checked), x)
+    return tree
 
 
-# A graph is run on dual numbers operator by operator, and has none for this rule. (Inductor's drops all tangents up to
-# torch 2.13 at least, pytorch#187284.)
+# A compiled graph runs dual numbers operator by operator and has no operator for this rule. (Inductor drops all
+# tangents up to torch 2.13 at least, pytorch#187284.)
 _reverse_uncompiled = torch.compiler.disable(gradient_reversal, reason="a graph would not reverse dual numbers")
+
+
+class _Context(Protocol):
+    coeff: float | Tensor | Bypass | None
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+    def save_for_forward(self, *tensors: Tensor) -> None: ...
 
 
 class GradientReverseFunction(Function):
     """The rule itself, as a `torch.autograd.Function`: `GradientReverseFunction.apply(x, coeff=1.0)`.
 
-    y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. Right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds
-    pytrees and a shorter way through PyTorch. Compiled, up to torch 2.12, it takes one graph for each value of a Python
-    number λ, until PyTorch's limit of eight refuses; a 0-d tensor takes one for all.
+    y = x; x̄ = −λ·ȳ; ẏ = −λ·ẋ. It is right under `torch.func` and `torch.compile` like `gradient_reversal`, which adds
+    pytrees and a shorter way through PyTorch. Up to torch 2.12, `torch.compile` makes one graph of it for each value of
+    a Python number λ, until PyTorch's limit of eight raises; a tensor λ takes one graph for all values.
 
     Args:
         x: one tensor of any shape.
@@ -100,7 +118,8 @@ class GradientReverseFunction(Function):
         A view of `x`, or a copy where `gradient_reversal` returns one.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as `gradient_reversal` does.
+        TypeError, ValueError, RuntimeError: as `gradient_reversal` does. An instance, `GradientReverseFunction(λ)`,
+            raises TypeError.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
@@ -112,75 +131,93 @@ class GradientReverseFunction(Function):
         Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
 
+    def __init__(self, x: object, coeff: object = 1.0) -> None:
+        # PyTorch before 1.3 kept λ in an instance. Today `apply` belongs to the class and would not see it.
+        raise TypeError(
+            "GradientReverseFunction: got a call of the class; expected GradientReverseFunction.apply(x, coeff)."
+        )
+
     @classmethod
-    def apply(cls, x: Any, coeff: Any = 1.0) -> Any:
+    def apply(cls, x: TensorT, coeff: Coefficient = 1.0) -> TensorT:
         """Return `x`; its gradient is multiplied by −λ on the way back."""
-        # Under `torch.func` a view that a Function returns is not known to be one: what changes either in place would
-        # change the values of both and the derivative of one.
-        if _are_functorch_transforms_active():
-            x = x.clone()
-        return super().apply(x, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
+        # `torch.func` does not know that a Function returned a view. A change of x or y in place would change the
+        # values of both and the derivative of only one.
+        argument = x.clone() if transforms_may_be_active() else x
+        reversed_x: TensorT = super().apply(argument, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
+        return reversed_x
 
     @staticmethod
-    def forward(x: Any, coeff: float | Tensor = 1.0) -> Any:
-        """Return a view of `x`, or a copy where PyTorch admits no view (see `gradient_reversal`)."""
+    def forward(x: Tensor | torch.fx.Proxy, coeff: Coefficient = 1.0) -> Tensor | torch.fx.Proxy:
+        """Return a view of `x`, or a copy where PyTorch allows no view (see `gradient_reversal`)."""
         if isinstance(x, torch.fx.Proxy):  # a symbolic trace (torch.fx) keeps the call as it stands
             return x.tracer.create_proxy("call_function", gradient_reversal, (x, coeff), {})
-        coeff = _coefficient_for(x, coeff)
+        checked = aligned_coefficient(x, coeff)
         if torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export():
             _refuse_tangents()
-            return _exported_reverse(x, torch.as_tensor(coeff, dtype=torch.float64))
-        if forward_ad._current_level >= 0:
-            # PyTorch demands of a view's tangent that it be a view of the tangent that came in; −λ·ẋ is none.
+            exported: Tensor = _exported_reverse(x, torch.as_tensor(checked, dtype=torch.float64))
+            return exported
+        if dual_state._current_level >= 0:
+            # PyTorch requires the tangent of a view to be a view of the incoming tangent. −λ·ẋ is none.
             return x.clone()
         return x.view_as(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, float | Tensor], output: Any) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, Coefficient], output: Tensor | torch.fx.Proxy) -> None:
         """Keep λ for the derivative, and nothing else."""
         if isinstance(output, torch.fx.Proxy):
             return
-        coeff = _coefficient_for(*inputs)
-        ctx.coeff = coeff
-        if not isinstance(coeff, Tensor):
+        bypass = current_bypass()
+        coeff = aligned_coefficient(*inputs)
+        ctx.coeff = coeff if bypass is None else bypass
+        if bypass is not None or not isinstance(coeff, Tensor):
             return
-        is_traced = isinstance(coeff, FakeTensor | FunctionalTensor)  # then what is kept is a part of the graph
-        own = coeff if is_traced else _own_tensor(coeff)
-        if is_traced or is_functorch_wrapped_tensor(coeff):
-            ctx.coeff = None
-            ctx.save_for_backward(own)
-            ctx.save_for_forward(own)
-        else:  # not saved for backward: that a checkpoint computes again, from the λ that it finds by then
-            ctx.coeff = own
+        if is_traced(coeff):  # the graph keeps it
+            kept = coeff
+        else:
+            kept = own_tensor(coeff)
+            if not is_wrapped(coeff):
+                # It is not saved for backward: a checkpoint would compute it again, from the λ that it finds by then.
+                ctx.coeff = kept
+                return
+        ctx.coeff = None
+        ctx.save_for_backward(kept)
+        ctx.save_for_forward(kept)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, cotangent: Tensor) -> tuple[Tensor, None]:
         """x̄ = −λ·ȳ. λ gets no gradient."""
-        return _scale(cotangent, _coefficient_of(ctx)), None
+        return scale(cotangent, _coefficient_of(ctx)), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+    def jvp(ctx: _Context, tangent: Tensor, _: object) -> Tensor:
         """ẏ = −λ·ẋ."""
-        return _scale(tangent, _coefficient_of(ctx))
+        return scale(tangent, _coefficient_of(ctx))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, coeff: Any = 1.0) -> tuple[Any, int | None]:
-        """The rule for a batch of x, of λ, or of both is the same rule with one more dimension."""
-        x_dim, coeff_dim = (*in_dims, None)[:2]
-        coeff = _as_coefficient(coeff)
-        if isinstance(coeff, Tensor):
-            # Every λ gets a value of its own, although all are x: what comes back to a common one would be their sum.
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], x: Tensor, coeff: Coefficient
+    ) -> tuple[Tensor, int | None]:
+        """A batch of x, of λ, or of both: the same rule with one more dimension."""
+        x_dim, coeff_dim = in_dims
+        checked = as_coefficient(coeff)
+        if isinstance(checked, Tensor):
+            # Every λ gets a copy of x, although all copies are equal: a shared x would receive the sum of their
+            # gradients before λ could scale each.
             x = x.expand(info.batch_size, *x.shape).contiguous() if x_dim is None else x.movedim(x_dim, 0)
-            coeff = coeff.unsqueeze(0) if coeff_dim is None else coeff.movedim(coeff_dim, 0)
-            shape = aligned_shape(coeff.shape[1:], x.shape[1:]) or (1,) * (x.dim() - 1)
-            coeff, x_dim = coeff.reshape(len(coeff), *shape), 0
-        return GradientReverseFunction.apply(x, coeff), x_dim
+            checked = checked.unsqueeze(0) if coeff_dim is None else checked.movedim(coeff_dim, 0)
+            shape = aligned_shape(checked.shape[1:], x.shape[1:]) or (1,) * (x.dim() - 1)
+            checked, x_dim = checked.reshape(len(checked), *shape), 0
+        return GradientReverseFunction.apply(x, checked), x_dim
 
 
-# Dynamo would otherwise inline `forward` alone under `torch.func` and drop the gradient without a word (pytorch#193279;
-# for jvp pytorch#192985; torch 2.11 to 2.13), and refuse a Function that has a `jvp`. Kept whole in the graph, the
-# Function is traced by AOTAutograd, which differentiates it as eager PyTorch does.
+# Under `torch.func`, Dynamo would otherwise inline `forward` alone and lose the gradient without a word
+# (pytorch#193279; for jvp pytorch#192985; torch 2.11 to 2.13), and it refuses a Function that has a `jvp`. Kept whole
+# in the graph, the Function is traced by AOTAutograd, which differentiates it as eager PyTorch does.
 torch.compiler.allow_in_graph(GradientReverseFunction)
+
+
+class _Apply(Protocol):
+    def __call__(self, x: T, coeff: float, /) -> T: ...
 
 
 class _EagerReverse(Function):
@@ -193,38 +230,21 @@ class _EagerReverse(Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        return _scale(cotangent, ctx.coeff), None
+        return scale(cotangent, ctx.coeff), None
 
 
-# The C++ apply, without the Python wrapper that looks for transformations.
-_apply_eagerly: Callable[[Tensor, float], Tensor] = super(Function, _EagerReverse).apply
+_apply_eagerly: _Apply = bare_apply(_EagerReverse)
 
 
-def _scale(tensor: Tensor, coeff: float | Tensor) -> Tensor:
-    """−λ·t with one rounding: in float32 for 16-bit floats, in t's own precision otherwise."""
-    if tensor.is_complex():  # λ is real: a complex multiply would turn inf·0 into NaN
-        return torch.complex(_scale(tensor.real, coeff), _scale(tensor.imag, coeff))
-    if not isinstance(coeff, Tensor):
-        if tensor.dtype.itemsize > 1:
-            return tensor * -coeff  # PyTorch itself multiplies a 16-bit tensor by a number in float32
-        coeff = torch.tensor(coeff, dtype=torch.float64)  # and an 8-bit one by nothing
-    precision = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
-    return (tensor.to(precision) * -coeff.to(precision)).to(tensor.dtype)
-
-
-def _own_tensor(coeff: Tensor) -> Tensor:
-    """A copy that nobody else changes; of one number that is spread out, that number."""
-    for dim, stride in enumerate(coeff.stride()):
-        if stride == 0 and coeff.shape[dim] > 1:
-            coeff = coeff.narrow(dim, 0, 1)
-    return coeff.clone()
-
-
-def _coefficient_of(ctx: Any) -> float | Tensor:
+def _coefficient_of(ctx: _Context) -> float | Tensor:
+    """λ of the forward call. It is read exactly where a derivative is taken, so a bypass counts here."""
+    if isinstance(ctx.coeff, Bypass):
+        ctx.coeff.runs += 1
+        return -ctx.coeff.factor
     if ctx.coeff is not None:
-        return ctx.coeff  # type: ignore[no-any-return]
+        return ctx.coeff
     (coeff,) = ctx.saved_tensors
-    return coeff  # type: ignore[no-any-return]
+    return coeff
 
 
 @torch.library.custom_op("grl::gradient_reversal", mutates_args=())
@@ -235,71 +255,41 @@ def _exported_reverse(x: Tensor, coeff: Tensor) -> Tensor:
 
 
 def _refuse_tangents() -> None:
-    if forward_ad._current_level >= 0:  # an operator of one's own has no rule for them, and would drop them
+    if dual_state._current_level >= 0:  # a custom operator has no forward-mode rule and would drop the tangents
         raise NotImplementedError(
             "a program captured by torch.export (PyTorch 2.11 to 2.13) has no forward mode through a gradient reversal;"
-            " reverse mode it has."
+            " use reverse mode."
         )
 
 
 _exported_reverse.register_fake(lambda x, coeff: torch.empty_like(x))
 _exported_reverse.register_autograd(
-    lambda ctx, cotangent: (_scale(cotangent, _coefficient_of(ctx)), None),
-    setup_context=GradientReverseFunction.setup_context,
+    GradientReverseFunction.backward, setup_context=GradientReverseFunction.setup_context
 )
 
 
-# Up to torch 2.12 a Python number that the backward pass needs costs one compilation for each of its values; as the
-# factor of a tensor it costs two in all, as it does by itself from 2.13 on.
-_NUMBERS_RECOMPILE = torch.torch_version.TorchVersion(torch.__version__) < "2.13"
-
-
-def _as_coefficient(coeff: Any) -> float | Tensor:
-    if (type(coeff) is float or type(coeff) is int) and torch.compiler.is_compiling() and coeff - coeff == 0:
-        # Traced, it may have no value to look at: a real comparison would compile anew for each λ. This one is settled
-        # without a value, and yet tells the numbers that are traced as constants, as the first one and any NaN are.
-        return torch.ones((), dtype=torch.float64) * coeff if _NUMBERS_RECOMPILE else float(coeff)
-    if isinstance(coeff, np.ndarray):  # it may change before backward, and NumPy would not tell
-        traced = torch.compiler.is_compiling()  # then it is a tensor already
-        coeff = torch.as_tensor(coeff).clone() if traced else torch.from_numpy(own_array(coeff))
-    if isinstance(coeff, Tensor):
-        require_real(coeff.dtype, is_real=not (coeff.is_complex() or coeff.dtype == torch.bool))
-        return coeff
-    if isinstance(coeff, torch.SymFloat | torch.SymInt):  # a number that is being traced: it has no value to check
-        return coeff  # type: ignore[return-value]
-    return finite_number(coeff)
-
-
-def _coefficient_for(x: Tensor, coeff: Any) -> float | Tensor:
-    """λ in the shape and on the device in which it multiplies a gradient of x; a tensor is cut off from autograd."""
-    number_or_tensor = _as_coefficient(coeff)
-    if not isinstance(number_or_tensor, Tensor):
-        return number_or_tensor
-    aligned = number_or_tensor.detach().reshape(aligned_shape(number_or_tensor.shape, x.shape))
-    # PyTorch itself takes one number from the CPU to any device, and nothing else.
-    return aligned if aligned.dim() == 0 and aligned.device.type == "cpu" else aligned.to(x.device)
-
-
-_TORCHS_OWN = (
+# What a pytree may hold besides tensors and plain values, without a gradient.
+_WITHOUT_GRADIENT = (
     torch.SymInt,
     torch.SymFloat,
     torch.device,
     torch.dtype,
-    torch._ops.OpOverloadPacket,
-    torch._ops.OpOverload,
+    type(torch.ops.aten.add),
+    type(torch.ops.aten.add.Tensor),
 )
 
 
-def _reverse_leaf(leaf: Any, coeff: float | Tensor) -> Any:
+def _reverse_leaf(leaf: T, coeff: float | Tensor) -> T:
     if isinstance(leaf, torch.fx.Proxy):
         return GradientReverseFunction.apply(leaf, coeff)
     if not isinstance(leaf, Tensor):
-        if is_plain(leaf) or isinstance(leaf, _TORCHS_OWN):
+        if is_plain(leaf) or isinstance(leaf, _WITHOUT_GRADIENT):
             return leaf
         kind = f"{type(leaf).__module__}.{type(leaf).__name__}"
         raise TypeError(f"x: got a {kind}; expected torch tensors, in tuples, lists and dicts (pytrees).")
     if not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
-    if torch.compiler.is_exporting() and not torch.is_grad_enabled() and forward_ad._current_level < 0:
-        return leaf.view_as(leaf)  # a graph that will never be differentiated runs anywhere without this operator
+    if torch.compiler.is_exporting() and not torch.is_grad_enabled() and dual_state._current_level < 0:
+        # A graph that is never differentiated runs anywhere without this operator.
+        return leaf.view_as(leaf)  # type: ignore[return-value]  # a view has the type of its tensor
     return GradientReverseFunction.apply(leaf, coeff)

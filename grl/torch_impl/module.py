@@ -16,7 +16,9 @@ from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
 from grl.coefficient import finite_number
 from grl.ramp import Ramp
 from grl.schedules import ConstantSchedule, Schedule
-from grl.torch_impl.function import Coefficient, _as_coefficient, gradient_reversal
+from grl.torch_impl.coefficient import Coefficient
+from grl.torch_impl.coefficient import as_coefficient as _as_coefficient
+from grl.torch_impl.function import gradient_reversal
 
 __all__ = ["GRL"]
 
@@ -123,8 +125,7 @@ class GRL(Ramp[Coefficient], nn.Module):
                         pass
                 if self._schedule is not None and self._calls:
                     self._warn_unless_stepped()
-        y: T = gradient_reversal(x, coeff)
-        return y
+        return gradient_reversal(x, coeff)  # type: ignore[arg-type]  # the buffer is never None
 
     def reset_parameters(self) -> None:
         """Set the step count to 0 and λ to what it was set to; deferred initialisation calls this after `to_empty`."""

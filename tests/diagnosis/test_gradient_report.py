@@ -482,6 +482,39 @@ def test_a_loss_that_cannot_be_repeated_is_told(side: Any):
     assert seen.reason.endswith("(NumPy's, a generator of its own), or the layer is no identity.")
 
 
+@needs_torch
+def test_a_hook_that_reverses_is_a_reversal_and_is_named_as_one():
+    seen = report(Torch(), lambda x: half_hooked(x * 1.0), coeff=0.5)
+    assert str(seen) == (
+        "ok: the domain gradient reaches the feature extractor with the factor −0.5, by a tensor hook (register_hook)."
+    )
+
+
+def half_hooked(x: Any) -> Any:
+    x.register_hook(lambda cotangent: -0.5 * cotangent)
+    return x
+
+
+def test_a_reversal_after_the_domain_classifier_is_misplaced(side: Any):
+    seen = domain_gradient_report(
+        side.model(lambda x: x),
+        side.batch(),
+        label_loss=lambda model, x: side.loss(model(x)[0], LABELS),
+        domain_loss=lambda model, x: side.loss(side.impl.gradient_reversal(model(x)[1]), DOMAINS),
+        features="backbone",
+    )
+    assert str(seen) == (
+        "misplaced: the reversal stands after trained layers of the domain classifier: domain get the domain gradient"
+        " with the factor −1 (expected: +1) and ascend their own loss; put the layer right after the feature extractor."
+    )
+
+
+def test_a_subtracted_loss_without_a_layer_is_misplaced(side: Any):
+    seen = report(side, lambda x: x, weight=-1.0)
+    assert seen.verdict == "misplaced"
+    assert "the factor −1, and the domain classifier (domain) ascends its own loss as well" in seen.reason
+
+
 def test_sizes_that_do_not_fit_are_told(side: Any):
     reverse = side.impl.gradient_reversal
     exploded = report(side, lambda x: reverse(x, 1e4))
@@ -570,7 +603,7 @@ def test_what_it_shows_and_writes(side: Any, tmp_path: Path):
         seen.show()
     for word in ("backbone.a", "all together", "−0.5", "ok: the domain gradient reaches"):
         assert word in out.getvalue()
-    seen.to_json(tmp_path / "report.json")
+    seen.write_json(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert set(written) == {"verdict", "reason", "records", "whole", "label_loss", "domain_loss"}
     assert written["records"][0]["ratio"] == seen.records[0].ratio
@@ -585,7 +618,7 @@ def test_what_is_neither_model_nor_features_nor_layer_is_refused(side: Any):
     if isinstance(side, Torch):
         frozen = side.model(reverse)
         frozen.backbone.requires_grad_(False)
-        with pytest.raises(ValueError, match=r"^features: got 'backbone', which is frozen; expected what has"):
+        with pytest.raises(ValueError, match=r"^features: got 'backbone', which is frozen; expected a part with"):
             report(side, None, model=frozen)
     with pytest.raises(ValueError, match=r"^layer: got 'grl'; expected a submodule of the model, its name, or its"):
         report(side, reverse, layer="grl")

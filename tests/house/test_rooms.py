@@ -29,7 +29,6 @@ LARGEST = 0.30
 # inside a function. Such an import is no arrow, because the picked module imports the one that picks it.
 BY_NAME = {
     "grl.check.matrix": r"grl\.check\.\w+",
-    "grl.diagnosis.reversal": r"grl\.diagnosis\.\w+",
     "grl.weights.half": r"grl\.weights\.\w+_slots",
     "grl.parity": r"grl\.port\.\w+",
     "benchmarks.step": r"benchmarks\.resnet_\w+",

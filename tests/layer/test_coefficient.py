@@ -9,11 +9,13 @@ import pytest
 
 from grl.coefficient import ACCEPTED, aligned_shape, finite_number
 from tests.support import oracle
-from tests.support.installed import HAS_JAX, HAS_TORCH, needs_jax
+from tests.support.installed import HAS_JAX, HAS_TORCH, needs_jax, needs_torch
 from tests.support.layer_forms import FORMS, LAYERS, Layer, LayerForm
 
 if HAS_TORCH:
     import torch
+
+    from grl.torch_impl import GradientReverseFunction
 if HAS_JAX:
     import jax
     import jax.numpy as jnp
@@ -41,12 +43,9 @@ NOT_FINITE = {
 # (shape of λ, shape of x) that no rule gives a meaning
 WRONG_SHAPES = [
     ((2,), (3,)),
-    ((1,), ()),
     ((2,), (3, 2)),  # NumPy would broadcast along the last axis
-    ((1,), (3, 2)),
     ((3, 1), (3,)),
     ((2, 3), (3,)),
-    ((1, 1, 1), (2, 3)),
     ((2, 3), (3, 2)),
     ((3, 2), (1, 2)),  # would enlarge x
     ((0,), (3, 2)),
@@ -57,14 +56,17 @@ RIGHT_SHAPES = [
     ((), (3,), ()),
     ((), (), ()),
     ((3,), (3,), (3,)),
-    ((1,), (3,), (1,)),
+    ((1,), (3,), ()),  # one element of any shape is a scalar
+    ((1,), (), ()),
+    ((1,), (3, 2), ()),
+    ((1, 1, 1), (2, 3), ()),
     ((3,), (3, 2), (3, 1)),
     ((3,), (3, 3), (3, 1)),  # per sample, never the last axis
     ((2,), (2, 3, 4, 5), (2, 1, 1, 1)),
     ((2, 3), (2, 3), (2, 3)),
     ((1, 3), (2, 3), (1, 3)),
     ((2, 1), (2, 3), (2, 1)),
-    ((1, 1), (2, 3), (1, 1)),
+    ((1, 1), (2, 3), ()),
     ((0,), (0, 3), (0, 1)),
     ((0, 3), (0, 3), (0, 3)),
 ]
@@ -262,6 +264,13 @@ def test_traced_coefficient_of_the_wrong_kind_is_refused_while_tracing(form: Lay
         reverse(jnp.ones((3, 2)), jnp.ones(2))
     with pytest.raises(TypeError, match="which is not real"):
         reverse(jnp.ones(3), jnp.array(True))
+
+
+@needs_torch
+def test_an_instance_of_the_function_is_refused_because_apply_would_not_see_its_coefficient() -> None:
+    """PyTorch before 1.3 wrote `GradReverse(0.5).apply(x)`."""
+    with pytest.raises(TypeError, match=r"expected GradientReverseFunction\.apply\(x, coeff\)\.$"):
+        GradientReverseFunction(0.5)
 
 
 def test_the_rule_knows_no_framework() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grl import DannSchedule
 from grl.torch_impl import GRL, GradientReverseFunction
-from grl.torch_impl.function import Coefficient
+from grl.torch_impl.coefficient import Coefficient
 
 
 def raw_rule(x: Tensor) -> None:
