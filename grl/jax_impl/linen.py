@@ -70,7 +70,8 @@ class GRL(linen.Module):
         step = self._step_count() if callable(self.coeff) else 0
         if not reverse:
             return x
-        y: T = gradient_reversal(x, coeff_at(self.coeff, step) if coeff is None else coeff)
+        chosen = coeff_at(self.coeff, step) if coeff is None else coeff
+        y: T = gradient_reversal(x, chosen)  # type: ignore[arg-type]  # a schedule's λ is checked there
         return y
 
     @linen.compact
