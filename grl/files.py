@@ -19,12 +19,13 @@ class WriteError(GrlError, ValueError):
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, with the same suffix; rename it to `path` once the block is through.
+    """Yield a temporary path in the same folder, with the same suffix; rename it to `path` when the block ends.
 
-    Before the rename the file is on the disk, and after it the new name is: a power cut leaves one of the two, whole.
+    The file is synced before the rename, and its folder after it: a power cut leaves either the
+    old file or the new one, whole.
 
     Args:
-        path: the final name; what is there already stays until the new file is whole.
+        path: the final name. An existing file stays until the new one is whole.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that the colour-blind can tell apart, sizes, and how a figure is written."""
+"""The look of all pictures: colours that the colour-blind can tell apart, sizes, and how a figure is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "COEFF",
     "GREY",
     "LABEL",
-    "METHODS",
+    "METHOD_TITLES",
     "SOURCE",
     "TARGET",
     "picture",
@@ -28,9 +28,9 @@ __all__ = [
     "title",
 ]
 
-# Okabe and Ito's colours for what there is two or three of; always told apart by marker or line style too.
+# Okabe and Ito's colours, for two or three things that also differ in marker or line style.
 SOURCE, TARGET, LABEL, COEFF, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
-# Petroff's ten (arXiv:2107.02270), for classes.
+# Petroff's ten colours (arXiv:2107.02270), for classes.
 CLASSES = (
     "#3f90da",
     "#ffa90e",
@@ -43,7 +43,7 @@ CLASSES = (
     "#717581",
     "#92dadd",
 )
-METHODS = {"source-only": "source only", "dann": "DANN", "target": "target"}
+METHOD_TITLES = {"source-only": "source only", "dann": "DANN", "target": "target"}
 
 _RC: Any = {
     "font.size": 11,
@@ -64,32 +64,32 @@ _RC: Any = {
 
 @contextmanager
 def picture(path: str | PathLike[str], width: float, height: float, heading: str) -> Iterator[Figure]:
-    """Yield a figure of width × height inches; write it as PNG, whole or not at all, once the block is through.
+    """Yield a figure of width × height inches; write it as PNG, whole or not at all, when the block ends.
 
-    The heading is drawn as it is: a `$` in it begins no formula.
+    The heading is drawn literally: a `$` does not start a formula.
 
     Raises:
         WriteError: the file cannot be written.
     """
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
-        # A path may have dollars, which are not the bounds of a formula, and bytes that are no text.
+        # A path may contain dollar signs, and bytes that cannot be decoded.
         heading = heading.encode(errors="replace").decode()
         figure.suptitle(heading, fontsize=14, fontweight="bold", x=0.01, ha="left", parse_math=False)
         yield figure
         try:
             with replacing(path) as temporary, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # that the font lacks: it is drawn as a box
+                warnings.filterwarnings("ignore", "Glyph")  # a glyph that the font lacks is drawn as a box
                 figure.savefig(temporary, format="png", dpi=130, facecolor="white")
         except OSError as error:
             raise WriteError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
 def title(panel: Axes, letter: str, text: str) -> None:
-    """Name a panel: a bold letter, and what it shows."""
+    """Set the title of a panel: a bold letter and a text."""
     panel.set_title(rf"$\bf{{{letter}}}$  {text}")
 
 
-def short_name(result: Any) -> str:
-    """The name of a run's task: for a file, without its folders."""
-    return PurePath(result.task.name).name
+def short_name(task: str) -> str:
+    """Return the name of a task; of a file without its folders."""
+    return PurePath(task).name

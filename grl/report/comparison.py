@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
+from grl.arrays import Array
 from grl.backends import FRAMEWORKS
 from grl.datasets import Task
 from grl.experiment import Result
 from grl.experiment.demo import loss_gaps
-from grl.pictures import GREY, LABEL, METHODS, SOURCE, TARGET, picture, short_name, title
+from grl.pictures import GREY, LABEL, METHOD_TITLES, SOURCE, TARGET, picture, short_name, title
 from grl.report.features import draw_domains, draw_points, embed, legend_below
 
 __all__ = ["draw_demo"]
 
 _COLOURS = {"source-only": GREY, "dann": LABEL}
-_LINES: dict[str, Any] = {  # one is seen through the other where they are the same
+_LINES: dict[str, Any] = {  # equal curves stay visible: one is drawn through the other
     "torch": {"color": LABEL, "linewidth": 3.5, "alpha": 0.6},
     "jax": {"color": "black", "linewidth": 1.2, "linestyle": "--"},
 }
@@ -39,7 +39,8 @@ def draw_demo(results: Sequence[Result], path: str | PathLike[str]) -> None:
         WriteError: the file cannot be written.
     """
     first, config = results[0], results[0].config
-    heading = f"Domain adaptation by gradient reversal: {short_name(first)}, {config.steps} steps, seed {config.seed}"
+    name = short_name(first.task.name)
+    heading = f"Domain adaptation by gradient reversal: {name}, {config.steps} steps, seed {config.seed}"
     with picture(path, 15, 9, heading) as figure:
         panels = figure.subplots(2, 3)
         _draw_samples(panels[0, 0], first.task)
@@ -52,7 +53,7 @@ def draw_demo(results: Sequence[Result], path: str | PathLike[str]) -> None:
         for panel, letter, result in zip(panels[1], "de", shown, strict=False):
             embedding = embed(result.after)
             draw_domains(panel, embedding, result.after)
-            method, backend = METHODS[result.config.method], FRAMEWORKS[result.config.backend]
+            method, backend = METHOD_TITLES[result.config.method], FRAMEWORKS[result.config.backend]
             title(panel, letter, f"features, {method} ({backend}, {embedding.name if embedding else ''})")
         _draw_domain_losses(panels[1, 2], results)
         title(panels[1, 2], "f", "DANN's domain loss, mean of 20 steps")
@@ -103,7 +104,7 @@ def _draw_accuracies(panel: Axes, results: Sequence[Result]) -> None:
     chance = 1 / results[0].task.num_classes
     panel.axhline(chance, color="black", linestyle=":", linewidth=1.4)
     panel.text((len(methods) - 1) / 2, chance + 0.01, f"chance\n{chance:.0%}", ha="center", va="bottom")
-    panel.set_xticks(range(len(methods)), [METHODS[method] for method in methods])
+    panel.set_xticks(range(len(methods)), [METHOD_TITLES[method] for method in methods])
     panel.set(ylim=(0, 1.12), yticks=np.linspace(0, 1, 6), xlim=(-0.5, len(methods) - 0.5))
     panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
@@ -116,8 +117,9 @@ def _draw_gaps(panel: Axes, results: Sequence[Result]) -> None:
         return
     for method, by_step in gaps.items():
         steps, values = np.array(list(by_step)), np.array(list(by_step.values()))
-        seen = values > 0  # the same number has no place on a logarithmic axis
-        panel.loglog(steps[seen], values[seen], color=_COLOURS[method], label=METHODS[method], linewidth=1.2)
+        positive = values > 0  # a logarithmic axis cannot show a gap of zero
+        label = METHOD_TITLES[method]
+        panel.loglog(steps[positive], values[positive], color=_COLOURS[method], label=label, linewidth=1.2)
     panel.set(xlabel="step", ylabel="gap (nats)")
     panel.legend(loc="upper left")
 
@@ -136,6 +138,6 @@ def _draw_domain_losses(panel: Axes, results: Sequence[Result]) -> None:
     panel.legend(loc="upper right")
 
 
-def _mean_of(values: NDArray[Any], count: int) -> NDArray[Any]:
+def _mean_of(values: Array, count: int) -> Array:
     count = min(count, len(values))
     return np.convolve(values, np.full(count, 1 / count), mode="valid")

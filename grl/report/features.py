@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from grl.pictures import CLASSES, GREY, SOURCE, TARGET
 
 __all__ = ["Embedding", "draw_classes", "draw_decision", "draw_domains", "draw_points", "embed", "legend_below"]
 
-_SAMPLES = 400  # of each domain in an embedding: enough to see, few enough to be quick
+_SAMPLES = 400  # per domain in an embedding: enough to see a structure, few enough for a fast t-SNE
 _OUTLINE = [withStroke(linewidth=3, foreground="white")]
 
 
@@ -27,7 +28,7 @@ class Embedding:
     Args:
         source: (n, 2).
         target: (m, 2).
-        name: how they came to be: "t-SNE", "PCA", or "as they are".
+        name: the method: "t-SNE", "PCA", or "as they are".
     """
 
     source: Array
@@ -36,13 +37,13 @@ class Embedding:
 
 
 def embed(snapshot: Snapshot) -> Embedding | None:
-    """Bring features into two dimensions: PCA, which keeps straight lines, where there are few; t-SNE of many.
+    """Reduce features to two dimensions: by PCA, which keeps straight lines, up to 64 features, and by t-SNE beyond.
 
     Args:
         snapshot: the features of both domains; up to 400 samples of each are used.
 
     Returns:
-        The points, or None if a feature is not finite: a run that has diverged.
+        The points, or None if a feature is not finite, because the run has diverged.
     """
     source, target = snapshot.source_features[:_SAMPLES], snapshot.target_features[:_SAMPLES]
     features = np.concatenate([source, target]).astype(np.float64)
@@ -67,13 +68,13 @@ def _principal(features: Array, count: int) -> Array:
 def _neighbours(features: Array) -> Array:
     from sklearn.manifold import TSNE
 
-    reduced = _principal(features, 50)  # what is left out is noise; the search for neighbours is ten times faster
+    reduced = _principal(features, 50)  # drops noise, and makes the search for neighbours ten times faster
     start = reduced[:, :2] / max(float(reduced[:, 0].std()), 1e-12) * 1e-4
     return np.asarray(TSNE(perplexity=30, init=start.astype(np.float32), random_state=0).fit_transform(reduced))
 
 
 def draw_domains(panel: Axes, embedding: Embedding | None, snapshot: Snapshot | None = None) -> None:
-    """Draw an embedding by domain: circles are the source, crosses the target; with the classes of a snapshot named."""
+    """Draw an embedding by domain, source as circles and target as crosses, with the class names of a snapshot."""
     if _blank(panel, embedding):
         return
     assert embedding is not None
@@ -85,7 +86,7 @@ def draw_domains(panel: Axes, embedding: Embedding | None, snapshot: Snapshot | 
 
 
 def draw_classes(panel: Axes, embedding: Embedding | None, snapshot: Snapshot) -> None:
-    """Draw an embedding by class, in the same markers; a class's name stands in the middle of its source samples."""
+    """Draw an embedding by class, with the same markers and each class's name in the middle of its source samples."""
     if _blank(panel, embedding):
         return
     assert embedding is not None
@@ -102,7 +103,7 @@ def draw_classes(panel: Axes, embedding: Embedding | None, snapshot: Snapshot) -
 
 
 def name_classes(panel: Axes, embedding: Embedding, snapshot: Snapshot) -> None:
-    """Write the label of each class at the one of its source samples that is closest to their middle."""
+    """Write the label of each class at the source sample that is closest to the median of the class."""
     labels = snapshot.source_labels[: len(embedding.source)]
     for label in np.unique(labels)[:20]:
         points = embedding.source[labels == label]
@@ -111,7 +112,7 @@ def name_classes(panel: Axes, embedding: Embedding, snapshot: Snapshot) -> None:
 
 
 def draw_decision(panel: Axes, snapshot: Snapshot, task: Task) -> None:
-    """Draw where a classifier of two classes decides in the plane, as in figure 2 of Ganin et al. 2016."""
+    """Draw the decision boundary of a two-class classifier in the plane, as in figure 2 of Ganin et al. 2016."""
     assert snapshot.boundary is not None
     across, up, odds = snapshot.boundary
     extent = (float(across[0]), float(across[-1]), float(up[0]), float(up[-1]))
@@ -128,7 +129,7 @@ def draw_decision(panel: Axes, snapshot: Snapshot, task: Task) -> None:
     )
     if odds.min() < 0.5 < odds.max():
         panel.contour(across, up, odds, levels=[0.5], colors="black", linewidths=1.8)
-    few = task.excerpt(1000)  # more would cover the plane
+    few = task.excerpt(1000)  # more points would cover the plane
     for label, marker, colour in ((0, "_", "#B35806"), (1, "+", "#542788")):
         draw_points(panel, few.x_source[few.y_source == label], marker, colour, f"source, class {label}", size=38)
     draw_points(panel, np.asarray(few.x_target), ".", "black", "target", size=26)
@@ -138,16 +139,16 @@ def draw_decision(panel: Axes, snapshot: Snapshot, task: Task) -> None:
 
 
 def draw_points(
-    panel: Axes, points: Array, marker: str, colours: Any, label: str | None = None, size: float = 16
+    panel: Axes, points: Array, marker: str, colours: str | Sequence[str], label: str | None = None, size: float = 16
 ) -> None:
-    """Draw points (N, 2), of one colour or a colour each; circles are hollow, so that what lies below is seen."""
+    """Draw points (N, 2), in one colour or one colour each. Circles are hollow and do not hide the points below."""
     paint: dict[str, Any] = {"facecolors": "none", "edgecolors": colours} if marker == "o" else {"c": colours}
     line = 0 if marker == "." else 0.9 if size < 20 else 1.4
     panel.scatter(points[:, 0], points[:, 1], s=size, marker=marker, linewidths=line, label=label, **paint)
 
 
 def legend_below(panel: Axes) -> None:
-    """Put the legend below a panel that has no ticks, where it hides nothing."""
+    """Put the legend below a panel without ticks, where it hides nothing."""
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, columnspacing=1.2, borderaxespad=0.2)
 
 

@@ -1,33 +1,37 @@
-"""report.png: what one run learned."""
+"""report.png: the result of one run."""
 
 from __future__ import annotations
 
 from math import log
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
 from grl.backends import FRAMEWORKS
 from grl.experiment import Result, Snapshot
-from grl.pictures import COEFF, GREY, LABEL, METHODS, TARGET, picture, short_name, title
+from grl.pictures import COEFF, GREY, LABEL, METHOD_TITLES, TARGET, picture, short_name, title
 from grl.report.features import Embedding, draw_classes, draw_decision, draw_domains, embed
 
 __all__ = ["draw_report"]
+
+History: TypeAlias = list[dict[str, Any]]
+"""The records of a run, one a step."""
 
 
 def draw_report(result: Result, path: str | PathLike[str], baseline: Result | None = None) -> None:
     """Draw the model before and after training, and the curves.
 
-    Points in the plane of two classes: the decision and the representation, as in figure 2 of Ganin et al. 2016. All
-    else: the features of both domains in two dimensions, by domain and by class.
+    For points in the plane with two classes, the panels are the decision and the representation, as in figure 2 of
+    Ganin et al. 2016. Otherwise they are the features of both domains in two dimensions, by domain and by class.
 
     Args:
         result: a finished run.
         path: the PNG file, written whole or not at all.
-        baseline: a run without adaptation to set beside it; drawn for points in the plane.
+        baseline: a run without adaptation, for comparison. It is drawn for points in the plane only.
 
     Raises:
         WriteError: the file cannot be written.
@@ -50,13 +54,12 @@ def draw_report(result: Result, path: str | PathLike[str], baseline: Result | No
 def _heading(result: Result) -> str:
     config, score = result.config, result.metrics["target_accuracy"]
     scored = "" if score is None else f": {score:.1%} of the target's test samples right"
-    heading = (
-        f"{METHODS[config.method]} on {short_name(result)}, {FRAMEWORKS[config.backend]}, {config.steps} steps{scored}"
-    )
+    method, backend = METHOD_TITLES[config.method], FRAMEWORKS[config.backend]
+    heading = f"{method} on {short_name(result.task.name)}, {backend}, {config.steps} steps{scored}"
     return heading[0].upper() + heading[1:]
 
 
-def _draw_plane(figure: Figure, panels: Any, result: Result, baseline: Result | None) -> None:
+def _draw_plane(figure: Figure, panels: GridSpec, result: Result, baseline: Result | None) -> None:
     moments: list[tuple[str, Snapshot, Result | None]] = [("before training", result.before, None)]
     if baseline is not None:
         moments.append(("before adaptation (source only)", baseline.after, baseline))
@@ -73,7 +76,7 @@ def _draw_plane(figure: Figure, panels: Any, result: Result, baseline: Result | 
         title(features, "bdf"[row], f"representation{_how(embedding)}")
 
 
-def _draw_features(figure: Figure, panels: Any, result: Result, _: Result | None) -> None:
+def _draw_features(figure: Figure, panels: GridSpec, result: Result, _: Result | None) -> None:
     for column, moment, snapshot in ((0, "before", result.before), (1, "after", result.after)):
         by_domain, by_class = (figure.add_subplot(panels[row, column]) for row in (0, 1))
         embedding = embed(snapshot)
@@ -87,7 +90,7 @@ def _how(embedding: Embedding | None) -> str:
     return "" if embedding is None else f" ({embedding.name})"
 
 
-def _draw_losses(panel: Axes, letter: str, history: list[dict[str, Any]]) -> None:
+def _draw_losses(panel: Axes, letter: str, history: History) -> None:
     drawn = [_curve(panel, history, "label_loss", LABEL, "label loss")]
     if any(record["domain_loss"] is not None for record in history):
         drawn.append(_curve(panel, history, "domain_loss", TARGET, "domain loss"))
@@ -98,7 +101,7 @@ def _draw_losses(panel: Axes, letter: str, history: list[dict[str, Any]]) -> Non
     title(panel, letter, "losses")
 
 
-def _draw_coefficients(panel: Axes, letter: str, history: list[dict[str, Any]]) -> None:
+def _draw_coefficients(panel: Axes, letter: str, history: History) -> None:
     _curve(panel, history, "coeff", COEFF, "λ")
     values = [record["coeff"] for record in history]
     panel.set(
@@ -110,14 +113,14 @@ def _draw_coefficients(panel: Axes, letter: str, history: list[dict[str, Any]]) 
     title(panel, letter, "coefficient of the reversal")
 
 
-def _curve(panel: Axes, history: list[dict[str, Any]], name: str, colour: str, label: str) -> list[float]:
-    """Draw one value of the history; return what is finite of it."""
+def _curve(panel: Axes, history: History, name: str, colour: str, label: str) -> list[float]:
+    """Draw one value of the history, and return its finite values."""
     points = [(record["step"], record[name]) for record in history if record[name] is not None]
-    marker = "o" if len(points) < 4 else None  # a line of one point would not be seen
+    marker = "o" if len(points) < 4 else None  # a line through one point is invisible
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label, marker=marker)
     return [y for _, y in points]
 
 
-def _steps(history: list[dict[str, Any]]) -> tuple[float, float]:
+def _steps(history: History) -> tuple[float, float]:
     return 0, 1.02 * history[-1]["step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -70,12 +71,24 @@ ABSENT = {backend: _absent(backend) for backend in installed_backends()}
 )
 def test_every_cell_is_right_or_refused_for_a_known_reason(form: Form, transformation: str) -> None:
     """No cell may become better or worse unseen: one that no longer refuses, or applies no more, fails as well."""
+    _assert_as_expected(form, transformation)
+
+
+def _assert_as_expected(form: Form, transformation: str) -> None:
     (cell,) = check_layer(form, backend=form.backend, transformations=[transformation])
     refusal = REFUSALS[form.backend, form.name].get(transformation)
     absence = ABSENT[form.backend].get(transformation)
     expected = ("n/a", absence) if absence else ("refuses", refusal) if refusal else ("ok", "^$")
     assert cell.status == expected[0], cell
     assert re.search(expected[1], cell.reason), cell
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[f"{form.backend}-{form.name}" for form in FORMS])
+def test_a_form_that_loses_the_coefficient_of_its_call_is_noticed(form: Form) -> None:
+    """Its cells become n/a, as if no question arose: the exact table must object."""
+    assert form.call is not None
+    with pytest.raises(AssertionError, match="status='n/a'"):
+        _assert_as_expected(replace(form, call=None), "per-sample λ")
 
 
 def test_the_table_of_refusals_names_forms_and_transformations_that_exist() -> None:

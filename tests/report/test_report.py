@@ -20,12 +20,17 @@ from grl.check.form import Cell
 from grl.check.pictures import draw_matrix
 from grl.datasets import Task
 from grl.experiment import Result, Snapshot
-from grl.experiment.config import Config
+from grl.experiment.config import METHODS, Config
 from grl.experiment.demo import figures, largest_gap, loss_gaps
 from grl.experiment.snapshot import take_snapshot
 from grl.files import WriteError
+from grl.pictures import METHOD_TITLES
 from grl.report import draw_demo, draw_report
 from grl.report.features import embed
+
+
+def test_every_method_has_a_title_in_the_pictures() -> None:
+    assert tuple(METHOD_TITLES) == METHODS
 
 
 def a_history(steps: int = 30, shift: float = 0.0, adapts: bool = True) -> list[dict[str, Any]]:
