@@ -24,9 +24,10 @@ def twins_of(setup: Setup) -> Twins:
         TypeError: a model belongs to neither framework.
         ValueError: an argument is not accepted.
     """
+    correspondence = correspond(setup)  # first: it raises if a model belongs to neither framework
     feed = Feed.of(setup.inputs, setup.torch_model, setup.layout)
     notes = (feed.note,) if feed.note else ()
-    return _without_common_dropout(_with_accepted_layout(Twins(setup, correspond(setup), feed, notes)))
+    return _without_common_dropout(_with_accepted_layout(Twins(setup, correspondence, feed, notes)))
 
 
 @dataclass(frozen=True)
