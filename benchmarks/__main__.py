@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: how fast each form reverses a gradient, what it keeps, how near it is to what is possible."""
+"""`python -m benchmarks`: the speed and the memory of each form, compared with the least possible."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[Backend], Settings, Tell], list[Row]]] 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show and write, or compare what was written; return the exit status."""
+    """Measure, show and write, or compare two written runs; return the exit status."""
     options = _parse(arguments)
     console = Console()
     if not console.is_terminal:
@@ -52,7 +52,7 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
     settings = Settings(find_device(options.device), options.effort)
     found, missing = backends(settings.device)
     machine = describe(settings.device) | {"not measured": missing}
-    options.out.mkdir(parents=True, exist_ok=True)  # an hour's work needs a place to go to
+    options.out.mkdir(parents=True, exist_ok=True)  # fail now, not after an hour of measuring
     console.print(f"{settings.device}: {machine['gpu'] or machine['processor']}, {machine['versions']}", soft_wrap=True)
     for name, why in missing.items():
         console.print(f"{name} is not measured: {why}", soft_wrap=True)
@@ -131,7 +131,7 @@ def _progress(console: Console) -> Progress:
 
 
 class _Quiet(warnings.catch_warnings):
-    """Keep what other packages' layers warn of, and that `torch.compile` gives up on one, out of the tables."""
+    """Keep warnings of other packages' layers, and of failed compilations by `torch.compile`, out of the tables."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,4 +1,4 @@
-"""`compare`: what moved between two runs by more than their noise."""
+"""`compare`: the rows that changed between two runs by more than their noise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Change:
 
     @property
     def is_noise(self) -> bool:
-        """Whether the two ranges between the quartiles overlap."""
+        """Return whether the two ranges between the quartiles overlap."""
         return self.after.q1 <= self.before.q3 and self.before.q1 <= self.after.q3
 
 
@@ -58,7 +58,7 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> Iterator[Change]:
 
 
 def table(moved: Sequence[Change]) -> Table:
-    """Return what moved, the worst first."""
+    """Return the rows that changed, the worst first."""
     shown = Table(box=box.SIMPLE_HEAD, caption="medians; where × is said, ratios to the floor of the same round")
     for name in ("benchmark", "form", "measure", "of"):
         shown.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""`compile`: what a compiler makes of the layer: programs over a ramp of λ, time, and what is left in the program."""
+"""`compile`: the layer under a compiler: programs over a ramp of λ, compile time, and the instructions that remain."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _in_torch() -> dict[str, Callable[[Form], float]]:
     return {
         "programs": lambda form: count_graphs(form, COEFFS),
         "compile time": compile_time,
-        # Inductor's kernels, both ways together: there is no kernel of the layer's own.
+        # Inductor's kernels, forward and backward together: the layer has no kernel of its own.
         "added backward": lambda form: count_kernels(form) - count_kernels(None),
     }
 
@@ -94,7 +94,7 @@ def _in_jax() -> dict[str, Callable[[Form], float]]:
 
 
 def _first_less_second(call: Callable[[], Any]) -> float:
-    """How much longer the first of two calls takes, in s: what compiling takes, where nothing was compiled before."""
+    """Return how much longer the first of two calls takes, in s: the compile time, if nothing was compiled before."""
     lasted = []
     for _ in range(2):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A run for the eye: pictures."""
+"""The pictures of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FRAMEWORKS = {"torch": ("#D55E00", "o"), "jax": ("#0072B2", "s")}
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write op.png (time against size), bars.png (by form) and scale.png; return the paths of those that there are."""
+    """Write op.png (time against size), bars.png (by form) and scale.png; return the paths of the files written."""
     return [_save(folder / name, figure) for name, make in _PICTURES.items() if (figure := make(rows)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""What is measured: a form is one way of reversing a gradient; a backend turns it into calls and checks their results.
+"""The terms of the benchmarks: a form reverses a gradient; a backend turns it into calls and checks their results.
 
 `forms_torch` and `forms_jax` have the forms.
 """
@@ -18,7 +18,7 @@ MEASURES = ("forward", "backward", "both")
 
 
 class WrongResultError(ArithmeticError):
-    """A form that returned something else than x or −λ·g."""
+    """A form returned something other than x or −λ·g."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class Backend(Protocol):
         """Return λ as a "number", a "tensor" or one value per "sample"."""
 
     def calls(self, form: TimedForm, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str) -> list[Call]:
-        """Return what to time, once for each clock."""
+        """Return the calls to time, one for each clock."""
 
     def check(self, form: TimedForm, inputs: Sequence[tuple[Any, Any]], coeff: Any, measure: str, call: Call) -> None:
         """Make the call on memory poisoned with NaN; raise `WrongResultError` if the result is wrong."""
 
     def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
-        """Return form and measure that this one is divided by."""
+        """Return the form and the measure of the floor that this one is divided by."""
 
     def start(self) -> None:
         """Forget what earlier groups compiled."""
 
 
 def shape_of(elements: int) -> tuple[int, int]:
-    """Return (samples, features), about square: what a batch of features looks like."""
+    """Return (samples, features), about square, like a batch of features."""
     rows = 1 << ((elements.bit_length() - 1) // 2)
     return rows, elements // rows

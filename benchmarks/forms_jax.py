@@ -1,4 +1,4 @@
-"""The JAX forms: ours, the peer, the floors; each as a program of its own (jit) and call by call (eager).
+"""The JAX forms: ours, the peer, the floors; each compiled (jit) and call by call (eager).
 
 A forward call is `jax.vjp`: the value and what the backward pass needs. Under jit a λ that is a number is part of the
 program and any other an argument of it, save for nnx, whose λ is state and so an argument always.
@@ -27,7 +27,7 @@ Made = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def _called(function: Callable[..., Any]) -> Callable[[Any], Made]:
-    """The form whose call is function(x, λ)."""
+    """Return the form that calls function(x, λ)."""
 
     def make(coeff: Any) -> Made:
         if isinstance(coeff, float):
@@ -130,7 +130,7 @@ class JaxBackend:
         return FORMS
 
     def start(self) -> None:
-        """Nothing is forgotten: a program serves one shape anyway."""
+        """Forget nothing: JAX compiles one program for each shape."""
 
     def inputs(self, size: int, dtype: str, count: int) -> list[tuple[jax.Array, jax.Array]]:
         """Return pairs (x, g)."""
@@ -192,7 +192,7 @@ class JaxBackend:
                 raise WrongResultError(f"{measure}: {wrong:.1%} of the gradient is wrong")
 
     def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
-        """The identity under a forward pass, one multiply under anything with a gradient, in the same mode."""
+        """Return the floor in the same mode: the identity for a forward pass, one multiply for a gradient."""
         name = form.name.split(", ")[0]
         if name in ("multiply", "copy") or (name == "identity" and measure == "forward"):
             return None
@@ -214,7 +214,7 @@ def _equal(result: jax.Array, x: jax.Array) -> jax.Array:
 
 @jax.jit
 def _wrong(result: jax.Array, g: jax.Array, factor: Any) -> jax.Array:
-    """The share of the gradient that is wrong; NaN is wrong."""
+    """Return the share of wrong elements in the gradient; NaN is wrong."""
     expected = g.astype(jnp.float32) * jnp.asarray(factor, jnp.float32)
     kind = jnp.finfo(result.dtype)
     bound = 2 * float(kind.eps) * jnp.abs(expected) + float(kind.tiny)

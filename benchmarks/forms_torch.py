@@ -23,7 +23,7 @@ Inputs = Sequence[tuple[Tensor, Tensor]]
 
 
 class _Copying(Function):
-    """The form of many repositories: `input * 1.0` so that autograd does not see the input returned."""
+    """The form of many repositories: `input * 1.0`, because autograd treats a returned input as a special case."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, coeff: Any) -> Tensor:
@@ -36,15 +36,15 @@ class _Copying(Function):
 
 
 class BareModule(nn.Module):
-    """The least that an `nn.Module` call costs."""
+    """The minimum cost of an `nn.Module` call."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what came in."""
+        """Return x."""
         return x
 
 
 def _bare_apply(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The least that a rule written in Python can do: no context, no check, λ a constant, the C++ apply."""
+    """The minimum work of a rule written in Python: no context, no check, λ a constant, the C++ apply."""
     factor = -coeff
 
     class Bare(Function):
@@ -60,7 +60,7 @@ def _bare_apply(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def _bare_module(coeff: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The least that a layer can do: the same in the `forward` of an `nn.Module`."""
+    """The minimum work of a layer: the same rule in the `forward` of an `nn.Module`."""
     apply, further = _bare_apply(coeff)
 
     class Bare(nn.Module):
@@ -228,7 +228,7 @@ class TorchBackend:
             _compare(result.detach(), x.detach() if measure == "forward" else g, factor, measure)
 
     def floor(self, form: TimedForm, measure: str) -> tuple[str, str] | None:
-        """The identity under a forward pass, one multiply under anything with a gradient."""
+        """Return the floor: the identity for a forward pass, one multiply for anything with a gradient."""
         if form.name in ("multiply", "copy") or (form.name == "identity" and measure == "forward"):
             return None
         return ("identity", "forward") if measure == "forward" else ("multiply", "backward")
@@ -247,7 +247,7 @@ def _compare(result: Tensor, source: Tensor, factor: Any, measure: str) -> None:
 
 
 def _capture(function: Callable[..., Any], further: tuple[Any, ...], x: Tensor, g: Tensor) -> tuple[Any, Tensor]:
-    """A CUDA graph of forward and backward, and the gradient that each replay writes."""
+    """Return a CUDA graph of forward and backward, and the gradient that each replay writes."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""Random inputs, and how many of them it takes to get past the cache."""
+"""Random inputs, and the number of them that exceeds the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 __all__ = ["base_block", "ring_length"]
 
 _BLOCK = 2**22
-_CACHE = 64 * 2**20  # bytes: no less than the last-level cache of what this runs on
+_CACHE = 64 * 2**20  # bytes: at least the last-level cache of the machines used
 
 
 def base_block(elements: int, seed: int) -> NDArray[np.float32]:
@@ -23,7 +23,7 @@ def base_block(elements: int, seed: int) -> NDArray[np.float32]:
 
 
 def ring_length(size: int) -> int:
-    """How many inputs of so many bytes the calls go round.
+    """Return the number of inputs of this size that the calls cycle through.
 
     From 1 MiB on they are together twice the cache, so that each call reads from memory. Below that a call lasts as
     long as it takes to launch it, wherever its input is.

@@ -1,4 +1,4 @@
-"""What a run was measured on: without it a figure says nothing."""
+"""The machine that a run was measured on. Without it, a figure means nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "pytorch-revgrad", "torch
 
 
 def find_device(wanted: str) -> str:
-    """Return "cuda" or "cpu" for "auto": the GPU where PyTorch or else JAX sees one."""
+    """Return "cuda" or "cpu" for "auto": the GPU if PyTorch or JAX finds one."""
     if wanted != "auto":
         return wanted
     return "cuda" if _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") else "cpu"
@@ -66,7 +66,7 @@ def _processor() -> str:
 
 
 def _ask(*command: str) -> str | None:
-    """What a program prints, or None where it is not there or fails."""
+    """Return the output of a program, or None if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""`memory`: bytes that each form keeps between forward and backward, and the most that the two take.
+"""`memory`: the bytes that each form keeps between forward and backward, and the peak of both.
 
 The floor keeps nothing and takes the memory of one gradient, which is the result.
 """
@@ -17,14 +17,14 @@ from benchmarks.settings import COEFF, Settings, Tell
 
 __all__ = ["count", "run"]
 
-SIZE = 2**22  # bytes of x: so large that λ, a few bytes, is nothing
+SIZE = 2**22  # bytes of x: so large that the few bytes of λ are negligible
 
 
 def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
     """Count the bytes of all forms."""
     rows: list[Row] = []
     for backend in found:
-        # On the CPU bytes are counted operator by operator, which a compiled program has no more.
+        # On the CPU, bytes are counted operator by operator, and a compiled program has no operators.
         modes = {"eager", "jit"} | ({"compiled"} if settings.on_gpu else set())
         forms = [form for form in backend.forms if not form.direct and form.mode in modes]
         for done, form in enumerate(forms):
@@ -83,7 +83,7 @@ def _count_in_torch(backend: Any, form: TimedForm, size: int) -> dict[str, int]:
 
 
 class _CudaLedger:
-    """What PyTorch's allocator has given out on the GPU, in bytes."""
+    """The bytes that PyTorch's allocator has handed out on the GPU."""
 
     def live(self) -> int:
         import torch
@@ -104,7 +104,7 @@ class _CudaLedger:
 
 
 def _ledger() -> Any:
-    """The same for the CPU, whose allocator counts nothing: every storage that an operator makes, until it is freed."""
+    """The same for the CPU, whose allocator keeps no count: each storage of an operator counts until it is freed."""
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter

@@ -34,7 +34,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
 
 @dataclass
 class _Case:
-    """A call that is to be timed, with what its row needs."""
+    """A call to time, with the data of its row."""
 
     row: Row
     call: Call
@@ -89,7 +89,7 @@ def measure(
         try:
             if index in failures:
                 raise failures[index]
-            case.check()  # once more: what was timed did not break anything
+            case.check()  # again: timing must not have broken the call
             case.row.samples = samples_of[index]
         except Exception as error:
             case.row.failure = explain(error)
@@ -110,7 +110,7 @@ def _prepare(
     cases: list[_Case],
     rows: list[Row],
 ) -> None:
-    """Build and check the calls of one form; what fails becomes a row at once."""
+    """Build and check the calls of one form. A failure becomes a row at once."""
     params = {"bytes": group.size, "dtype": group.dtype, "coeff": group.coeff}
 
     def row(**more: Any) -> Row:

@@ -39,7 +39,7 @@ KEPT = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, show it, and write it after every run; return the exit status."""
+    """Run the chosen configurations, and write the results after every run; return the exit status."""
     options = _parse(arguments)
     console = make_console()
     runs: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, by task and backend, the means over the seeds and the smallest gain that adaptation brought to a seed.
+    """Return, by task and backend, the means over the seeds and the smallest gain by adaptation over the seeds.
 
     Args:
         runs: records with `task`, `backend`, `method`, `seed`, `seconds` and `target_accuracy`. A seed counts once both

@@ -1,4 +1,4 @@
-"""What a run leaves: rows of samples, their statistics, and the file that they are kept in."""
+"""The results of a run: rows of samples, their statistics, and their file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells the row from all others, and finds it again in another run."""
+        """The identity of the row within its run, and across runs."""
         return (self.benchmark, self.framework, self.form, self.measure, tuple(sorted(self.params.items())))
 
     def summary(self) -> Summary:
@@ -71,14 +71,14 @@ class Row:
 
 
 def ratios(row: Row, other: Row) -> list[float]:
-    """The row's samples by the other's, round by round; empty where one of the two has failed or has another number."""
+    """Return the row's samples divided by the other's, by round; empty if one row failed or the counts differ."""
     if len(row.samples) != len(other.samples) or not all(other.samples):
         return []
     return [mine / theirs for mine, theirs in zip(row.samples, other.samples, strict=True)]
 
 
 def relate(rows: Sequence[Row]) -> None:
-    """Divide each row by its floor, where it has one."""
+    """Divide each row by its floor, if it has one."""
     by_key = {row.key: row for row in rows}
     for row in rows:
         if row.floor is not None and row.failure is None:
@@ -97,7 +97,7 @@ def find(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def explain(error: BaseException) -> str:
-    """One line of why something failed, without the paths of the machine that it failed on."""
+    """Return the reason of a failure in one line, without paths of the machine."""
     lines = str(error).strip().splitlines()
     words = " ".join(lines[:1]).split(" ")
     text = " ".join("…/" + word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in words)

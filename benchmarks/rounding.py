@@ -1,4 +1,4 @@
-"""Why two frameworks part in float32: the training's own chaos, or a setting?
+"""Why two frameworks diverge in float32: the training's own chaos, or a setting?
 
 `python -m benchmarks.rounding` trains the same network on the same batches in float64 and, in both frameworks, in
 float32; once more with every initial weight moved by a unit in its last place; and in PyTorch without oneDNN, and with
@@ -80,7 +80,7 @@ def largest_so_far(one: Losses, other: Losses) -> Losses:
 
 @contextmanager
 def without_onednn() -> Iterator[None]:
-    """Let PyTorch convolve by its own code."""
+    """Make PyTorch use its own convolutions."""
     import torch
 
     before = torch.backends.mkldnn.enabled
@@ -92,7 +92,7 @@ def without_onednn() -> Iterator[None]:
 
 
 def measure(optimizer: str, tell: Callable[[str], None], steps: int = STEPS[-1]) -> dict[str, dict[int, float]]:
-    """Return, by run, how far its losses are from those of PyTorch in float64 up to the steps of `STEPS`."""
+    """Return, by run, the distance of its losses from PyTorch's in float64, up to each of the steps `STEPS`."""
 
     def of(backend: str, dtype: str = "float32", **changes: float) -> Losses:
         config = Config(

@@ -34,7 +34,7 @@ def run(found: Sequence[Backend], settings: Settings, tell: Tell) -> list[Row]:
 
     of_models = measure("scale", found, Group(_SMALL), settings, models, measures=("both",))
     for row in of_models:
-        row.floor = None  # one multiply is no floor of a model
+        row.floor = None  # one multiply is not the floor of a model
     return rows + of_models
 
 
@@ -45,7 +45,7 @@ def _single(backend: Backend) -> list[TimedForm]:
 
 
 def _models(framework: str, count: int) -> tuple[TimedForm, TimedForm]:
-    """A model of so many layers, and one of identities; with λ = 1 the gradient keeps its size."""
+    """Return a model of so many layers and one of identities; with λ = 1 the gradient keeps its size."""
     mode = "eager" if framework == "torch" else "jit"
     chain = _chain(framework, count), _chain(framework, count, identity=True)
     return (

@@ -1,4 +1,4 @@
-"""`scale-out`: a training step in several processes beside one alone, what they exchange, and what more would do.
+"""`scale-out`: a training step in several processes compared with one, their communication, and a projection to more.
 
 A group of n processes takes its samples in turn, round after round: its first process alone with 64 images of each
 domain; all with the same 64, a share each; all with 64 each; an all-reduce of one number, and one of as many as the
@@ -34,7 +34,7 @@ _TASK, _BATCH, _STEPS = "mnist-mnistm", 64, 10  # steps of one sample: one call 
 ALONE, SHARED, EACH = "1 process, 64 images", "the same 64 images", "64 images each"
 SMALL, LARGE = "all-reduce of one number", "all-reduce of the gradients"
 _LINKS = {"10 Gb/s, 50 µs": (50e3, 1.25), "100 Gb/s, 10 µs": (10e3, 12.5), "400 Gb/s, 5 µs": (5e3, 50.0)}
-"""Networks on paper: ns of a hop, bytes per ns."""
+"""Hypothetical networks: ns per hop, bytes per ns."""
 
 
 def run(device: str, counts: Sequence[int], rounds: int, tell: Tell) -> list[Row]:
@@ -72,7 +72,7 @@ def predict(compute: float, count: int, exchanged: float, messages: float, hop: 
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """Yield what was measured, and what the model says of it and of more processes on other networks."""
+    """Yield the measurements, the model's estimates of them, and its projection to more processes on other networks."""
     measured = Table(title="a DANN step on mnist-mnistm", box=box.SIMPLE_HEAD)
     for name in ("", "processes", "step", "efficiency", "on paper"):
         measured.add_column(name, justify="left" if not name else "right")
@@ -119,7 +119,7 @@ def _rows(framework: str, count: int, found: dict[str, Any]) -> Iterator[Row]:
 
 
 def _measure(framework: str, count: int, device: str, rounds: int) -> dict[str, Any]:
-    """Start the processes of a group; return what the first one has written."""
+    """Start the processes of a group; return the output of the first one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -155,7 +155,7 @@ def _measure(framework: str, count: int, device: str, rounds: int) -> dict[str, 
 
 
 def _work(framework: str, device: str, rounds: int, out: str) -> None:
-    """What each process of a group does."""
+    """Run one process of a group."""
     from grl.experiment import processes as of_grl
 
     if device == "cpu" and hasattr(os, "sched_setaffinity"):

@@ -1,4 +1,4 @@
-"""What a run measures: the device, and how much of everything."""
+"""The settings of a run: the device, and the amount of every measurement."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeVar
 __all__ = ["CLASSES", "COEFF", "Group", "ResNetSize", "Settings", "Tell"]
 
 COEFF = 0.7
-"""λ of all timings: no power of two, so that a gradient that was rounded twice would show."""
+"""λ of all timings: not a power of two, so that rounding a gradient twice changes it."""
 
 CLASSES = 31
-"""Of the ResNet's label classifier: as many as Office-31 has, which such networks are adapted on."""
+"""Classes of the ResNet's label classifier: those of Office-31, a common data set for such networks."""
 
 T = TypeVar("T")
 
 Tell = Callable[[int, int, str], None]
-"""How a benchmark tells its progress: (done, total, what comes now)."""
+"""The progress callback of a benchmark: (done, total, name of the current item)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def sample_ns(self) -> float:
-        """The least that one sample lasts, in ns: calls are repeated until they fill it."""
+        """The minimum duration of a sample, in ns: calls are repeated to fill it."""
         return self._of(200e3, 50e3, 10e3)
 
     @property
@@ -89,7 +89,7 @@ class Settings:
 
     @property
     def group_seconds(self) -> float:
-        """How long the rounds of one group may last once the fewest are done."""
+        """The time limit of one group's rounds, once the minimum number is done."""
         return self._of(5.0, 0.5, 0.1)
 
     @property

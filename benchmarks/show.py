@@ -1,4 +1,4 @@
-"""A run for the eye: tables. The pictures are in `draw`."""
+"""The tables of a run. The pictures are in `draw`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["size_of", "tables"]
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table | str]:
-    """Yield the tables of a run, each followed by what failed in it."""
+    """Yield the tables of a run, each followed by its failures."""
     for name in dict.fromkeys(row.benchmark for row in rows):
         of = [row for row in rows if row.benchmark == name]
         yield from {"op": _op, "article": _article, "scale": _scale}.get(name, _plain)(of)
@@ -115,7 +115,7 @@ def _size_column(row: Row) -> str:
 
 
 def _layers(row: Row) -> str:
-    """The number of layers in the model, or nothing where x is what grows."""
+    """Return the number of layers in the model, or nothing if the size of x varies instead."""
     number = row.form.split()[0]
     return number if number.isdigit() else ""
 

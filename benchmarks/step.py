@@ -91,7 +91,7 @@ def _steps(case: _Case) -> int:
 
 @contextmanager
 def _in_place(case: _Case) -> Iterator[None]:
-    """Let `DANN` find the layer under its name, or something that returns its input."""
+    """Make `DANN` use the layer, or an identity in its place."""
     if case.layer != "identity":
         yield
         return
@@ -109,7 +109,7 @@ def _prepare(settings: Settings, case: _Case) -> tuple[Call, Any]:
     ring = [(*(np.stack(arrays) for arrays in zip(*islice(stream, steps), strict=True)), *schedules) for _ in range(4)]
 
     def step(*arguments: Any) -> Any:
-        with _in_place(case):  # eager PyTorch looks the name up at each call; entering this is nothing beside a step
+        with _in_place(case):  # eager PyTorch looks the name up at each call; the cost of entering is negligible
             return trainer.run(*arguments)
 
     losses = [np.stack(step(*arguments)[:2]) for arguments in ring[:2]]
@@ -124,7 +124,7 @@ def _small(settings: Settings, framework: str) -> tuple[Any, Iterator[tuple[Any,
 
 
 def _large(settings: Settings, framework: str) -> tuple[Any, Iterator[tuple[Any, ...]], tuple[float, float]]:
-    """The ResNet, on images of noise: what they show makes no difference to the time."""
+    """The ResNet, on images of noise: their content does not affect the time."""
     size = settings.resnet
     assert size is not None
     trainer = import_module(f"benchmarks.resnet_{framework}").Trainer(size, settings.on_gpu)
@@ -140,7 +140,7 @@ def _large(settings: Settings, framework: str) -> tuple[Any, Iterator[tuple[Any,
 
 
 def _check(case: _Case, first_losses: dict[_Case, Any], rounding: float) -> None:
-    """Raise where the first step's losses are not the identity's, or the second's are: nothing was reversed.
+    """Raise if the first step's losses differ from the identity's, or if the second's equal them: nothing was reversed.
 
     Frameworks on a GPU choose between convolutions that round differently, hence `rounding`, the relative tolerance.
     """

@@ -1,4 +1,4 @@
-"""What is aimed at: ratios and counts of one run, each with the bound that it has to keep."""
+"""The targets: ratios and counts of one run, each with its bound."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOAT32: dict[str, Any] = {"dtype": "float32", "coeff": "number"}
 
 @dataclass(frozen=True)
 class Target:
-    """One figure that is aimed at.
+    """One target.
 
     Args:
         name: what it is.
@@ -32,7 +32,7 @@ class Target:
 
     @property
     def is_met(self) -> bool:
-        """Whether the median keeps the bound."""
+        """Return whether the median keeps the bound."""
         return summarise(self.values).median <= self.bound
 
     def __str__(self) -> str:
@@ -42,13 +42,13 @@ class Target:
         return f"{self.name}: {of.median:.4g}{spread}, aimed at: at most {self.bound:.4g}{missed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what results.json holds of it."""
+        """Return its entry in results.json."""
         of = summarise(self.values)
         return {"name": self.name, "value": of.median, "q1": of.q1, "q3": of.q3, "bound": self.bound}
 
 
 def targets(rows: Sequence[Row]) -> list[Target]:
-    """Return what the rows can tell; a benchmark that was not run is left out."""
+    """Return the targets that the rows can decide. A benchmark that was not run has none."""
     found = [*_small(rows), *_large(rows), *_steps(rows), *_counts(rows)]
     return [target for target in found if target.values]
 
@@ -80,7 +80,7 @@ def _small(rows: Sequence[Row]) -> Iterator[Target]:
         )
     for peer in dict.fromkeys(row.form for row in find(rows, kind="peer", measure="forward", **where)):
         if peer == "article Function":
-            continue  # above, with a stricter bound
+            continue  # listed above with a stricter bound
         yield Target(
             f"PyTorch, 64 elements, forward: {ours} / {peer}", _ratio(rows, ours, peer, "forward", **where), 1.0
         )
@@ -88,7 +88,7 @@ def _small(rows: Sequence[Row]) -> Iterator[Target]:
 
 
 def _layer_calls(rows: Sequence[Row], **where: Any) -> Iterator[Target]:
-    """What a layer costs beside its function: by a module that does nothing, and by one around a bare rule."""
+    """Return a layer's cost relative to its function, next to an empty module and a module around a bare rule."""
     forms = ("GRL", "gradient_reversal", "bare nn.Module", "bare apply in an nn.Module", "bare apply")
     found = [find(rows, form=form, measure="forward", **where) for form in forms]
     if not all(found):
@@ -143,7 +143,7 @@ def _counts(rows: Sequence[Row]) -> Iterator[Target]:
             ("added backward", 1),
         ):
             if measure == "added backward" and framework == "torch":
-                bound = 0  # the multiply is part of a kernel that is there anyway
+                bound = 0  # the multiply is fused into an existing kernel
             of = find(rows, benchmark="compile", framework=framework, kind="ours", measure=measure)
             what = "programs over 1,000 values of λ" if measure == "programs" else f"instructions {measure}"
             yield Target(f"{framework}, {what}, the most of our forms", _most(of), bound)

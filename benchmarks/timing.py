@@ -1,4 +1,4 @@
-"""How time is measured: calibrated, interleaved rounds, by a clock that suits the device.
+"""Time measurement: calibrated, interleaved rounds, with a clock that suits the device.
 
 Every sample is the mean of so many calls that it lasts long enough for the clock. A round takes one sample of each
 call, in an order that changes from round to round, so that whatever slows the machine slows all of them; what is
@@ -30,7 +30,7 @@ class Clock(Protocol):
     name: str
 
     def __call__(self, function: Callable[..., Any], arguments: Arguments) -> float:
-        """Call the function with each of the arguments; return how long all of them took, in ns."""
+        """Call the function with each of the arguments; return the total time, in ns."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Call:
 
 
 class HostClock:
-    """The processor's own clock, for work that is done when the call returns (PyTorch on the CPU)."""
+    """The processor's own clock, for work that is complete when the call returns (PyTorch on the CPU)."""
 
     name = "host"
 
@@ -109,7 +109,7 @@ class CudaClock:
 
     def __init__(self, queued: bool) -> None:
         self.name = "device" if queued else "launch"
-        self._cycles = 1_000_000 if queued else 0  # about half a millisecond to begin with
+        self._cycles = 1_000_000 if queued else 0  # about half a millisecond at first
 
     def __call__(self, function: Callable[..., Any], arguments: Arguments) -> float:
         """Return the ns that all calls took."""
@@ -132,7 +132,7 @@ class CudaClock:
         for args in arguments:
             function(*args)
         end.record()
-        in_time = not self._cycles or not start.query()  # the device had not even begun when all was launched
+        in_time = not self._cycles or not start.query()  # every launch came before the device started
         end.synchronize()
         return start.elapsed_time(end) * 1e6, in_time
 
@@ -174,7 +174,7 @@ def interleave(
     started = time.perf_counter()
     was_enabled = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection in mid-sample would be charged to whoever is being timed
+    gc.disable()  # a collection would be charged to the call being timed
     try:
         for done in range(rounds[1]):
             if done >= rounds[0] and time.perf_counter() - started > seconds:
@@ -201,7 +201,7 @@ def _grouped(keys: Iterable[Key], beside: Callable[[Key], Hashable]) -> list[lis
 
 
 def _sample(call: Call, repeat: int, warm: bool, start: int) -> float:
-    """One sample, in ns per call; `start` is where in the ring it begins."""
+    """Take one sample, in ns per call, from position `start` of the ring of inputs on."""
     ring = call.arguments
     if warm:
         call.clock(call.function, ring[:1])
@@ -210,7 +210,7 @@ def _sample(call: Call, repeat: int, warm: bool, start: int) -> float:
 
 
 def _calibrate(call: Call, sample_ns: float, repeat: int | None) -> tuple[int, bool]:
-    """How many calls make a sample, and whether they are short enough to be warmed up each time."""
+    """Return the number of calls in a sample, and whether they are short enough for a warm-up each time."""
     _sample(call, len(call.arguments), warm=False, start=0)
     if repeat is not None:
         return repeat, True
