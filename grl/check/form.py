@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 __all__ = [
     "STATUSES",
+    "Call",
     "Cell",
     "Form",
     "Layer",
@@ -25,6 +26,9 @@ Layer: TypeAlias = Callable[[Any], Any]
 
 LayerCall: TypeAlias = Callable[[Any, Any], Any]
 """A function of (x, λ), of either framework."""
+
+Call: TypeAlias = Callable[..., Any]
+"""A function or class with any arguments: a user's, or one that a framework returns."""
 
 
 class WrongError(AssertionError):

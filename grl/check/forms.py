@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any
 
-from grl.check.form import Form, LayerCall
+from grl.check.form import Call, Form, LayerCall
 from grl.check.matrix import sample_input
 from grl.errors import GrlError
 
@@ -18,10 +17,6 @@ __all__ = ["ACCEPTED", "CheckError", "form_of", "function_form", "linen_form", "
 
 ACCEPTED = "a function of (x, coeff), or a class that takes λ and nothing else, when it is made or when it is called"
 _NAMES = re.compile("coef|alpha|lam|lmb|scale|weight|strength|factor|λ", re.IGNORECASE)  # common names of λ
-
-
-Call: TypeAlias = Callable[..., Any]
-"""A user's function or class, with any arguments."""
 
 
 class CheckError(GrlError, ValueError):

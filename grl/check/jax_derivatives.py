@@ -9,14 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from grl.check.form import Form, WrongError, transformation
+from grl.check.form import Call, Form, Layer, WrongError, transformation
 from grl.check.reference import BITS, COEFF, FIRST, SECOND, WEIGHTS, X, same, same_bits
 
 __all__ = ["TRANSFORMATIONS"]
@@ -113,7 +112,7 @@ def _vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, lambda f: f), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
 
-def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Array:
+def over_coefficients(form: Form, compiled: Call) -> Array:
     form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     per_coeff = jax.vmap(lambda c: jax.grad(loss_of(lambda x: form.reverse(x, c)))(the_x()))
     gradients: Array = compiled(per_coeff)(jnp.asarray([0.1, -2.0]))
@@ -141,7 +140,7 @@ def _per_sample(form: Form) -> None:
         same(gradient, -np.asarray(coeffs)[:, None] * FIRST[:rows], f"gradient of {rows} samples of 3")
 
 
-def _jacobian(form: Form, derive: Callable[[Any], Any]) -> None:
+def _jacobian(form: Form, derive: Call) -> None:
     layer = form.make(COEFF)
     jacobian = derive(lambda x: jnp.sin(layer(x)))(the_x()).reshape(12, 12)
     same(jacobian, -COEFF * np.diag(np.cos(X).ravel()), "Jacobian")
@@ -212,7 +211,7 @@ def _hvp_reverse_forward(form: Form) -> None:
 def _per_sample_gradients(form: Form) -> None:
     weights = jnp.asarray(np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3))
 
-    def gradients(layer: Any) -> Array:
+    def gradients(layer: Layer) -> Array:
         loss = lambda weights, x: jnp.sin(layer(x @ weights)).sum()
         with jax.default_matmul_precision("highest"):  # a GPU would round what it multiplies
             found: Array = jax.vmap(jax.grad(loss), (None, 0))(weights, the_x())

@@ -9,26 +9,22 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from grl.check.form import Form, Layer, NotApplicableError, transformation
+from grl.check.form import Call, Form, Layer, NotApplicableError, transformation
 from grl.check.reference import COEFF, X, same
 
 __all__ = ["TRANSFORMATIONS"]
 
-
-Function: TypeAlias = Callable[..., Any]
-"""A function of a model, whose type only its library knows."""
-
 _KERNEL = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
 
 
-def _compare(gradient: Function, layer: Function, identity: Function) -> None:
+def _compare(gradient: Call, layer: Call, identity: Call) -> None:
     """Raise `WrongError` unless a weight's gradient is −λ times its gradient with an identity as the layer."""
     with jax.default_matmul_precision("highest"):  # a GPU would round what it multiplies
         same(gradient(layer), -COEFF * np.asarray(gradient(identity)), "weight gradient")
@@ -41,7 +37,7 @@ def _library(name: str, title: str) -> ModuleType:
         raise NotApplicableError(f"{title} is not installed") from error
 
 
-def _nnx(form: Form, differentiate: Callable[[ModuleType, Function], Function]) -> None:
+def _nnx(form: Form, differentiate: Callable[[ModuleType, Call], Call]) -> None:
     """Check an nnx model. `differentiate` takes nnx and a loss(model, x), and returns the gradient's function."""
     _library("flax.nnx", "Flax")
     from flax import nnx
@@ -84,9 +80,9 @@ def _nnx_remat(form: Form) -> None:
 
 @transformation("nnx.scan")
 def _nnx_scan(form: Form) -> None:
-    def differentiate(nnx: ModuleType, loss: Function) -> Function:
+    def differentiate(nnx: ModuleType, loss: Call) -> Call:
         add = nnx.scan(lambda model, total, x: total + loss(model, x), in_axes=(None, nnx.Carry, 0), out_axes=nnx.Carry)
-        derivative: Function = nnx.grad(lambda model, x: add(model, jnp.zeros(()), x))
+        derivative: Call = nnx.grad(lambda model, x: add(model, jnp.zeros(()), x))
         return derivative
 
     _nnx(form, differentiate)
@@ -94,7 +90,7 @@ def _nnx_scan(form: Form) -> None:
 
 @transformation("nnx.split and merge")
 def _nnx_split(form: Form) -> None:
-    def differentiate(nnx: ModuleType, loss: Function) -> Function:
+    def differentiate(nnx: ModuleType, loss: Call) -> Call:
         def gradient(model: Any, x: Array) -> Any:
             graph, parameters, rest = nnx.split(model, nnx.Param, ...)
             return jax.jit(jax.grad(lambda parameters: loss(nnx.merge(graph, parameters, rest), x)))(parameters)
@@ -104,13 +100,13 @@ def _nnx_split(form: Form) -> None:
     _nnx(form, differentiate)
 
 
-def _linen(form: Form, transform: Callable[[ModuleType, Any], Function]) -> None:
+def _linen(form: Form, transform: Callable[[ModuleType, Call], Call]) -> None:
     """Check a Linen model. `transform` takes linen and the class of the model, and returns the class to use."""
     _library("flax.linen", "Flax")
     from flax import linen
 
     class Model(linen.Module):
-        make: Function
+        make: Call
 
         @linen.compact
         def __call__(self, x: Array) -> Array:
@@ -118,7 +114,7 @@ def _linen(form: Form, transform: Callable[[ModuleType, Any], Function]) -> None
 
     variables = {"params": {"first": {"kernel": jnp.asarray(_KERNEL), "bias": jnp.zeros(3)}}}
 
-    def gradient(make: Function) -> Array:
+    def gradient(make: Call) -> Array:
         model = transform(linen, Model)(make)
         gradients = jax.grad(lambda variables: model.apply(variables, jnp.asarray(X)).sum())(variables)
         kernel: Array = gradients["params"]["first"]["kernel"]
@@ -149,7 +145,7 @@ def _linen_remat(form: Form) -> None:
 
 @transformation("linen.scan")
 def _linen_scan(form: Form) -> None:
-    def transform(linen: ModuleType, model: Any) -> Function:
+    def transform(linen: ModuleType, model: Any) -> Call:
         class Step(model):  # type: ignore[misc]
             def __call__(self, carry: None, x: Array) -> tuple[None, Array]:
                 return carry, super().__call__(x)
@@ -160,7 +156,7 @@ def _linen_scan(form: Form) -> None:
     _linen(form, transform)
 
 
-def _equinox(form: Form, differentiate: Callable[[ModuleType, Function], Function]) -> None:
+def _equinox(form: Form, differentiate: Callable[[ModuleType, Call], Call]) -> None:
     """Check an Equinox model. `differentiate` takes equinox and a loss(model, x), and returns a function to call."""
     _library("equinox", "Equinox")
     import equinox

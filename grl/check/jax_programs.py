@@ -6,7 +6,7 @@ To add a transformation, write one function and list it in `TRANSFORMATIONS`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 from jax import Array, export, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from grl.check.form import Form, NotApplicableError, WrongError, transformation
+from grl.arrays import Array as NumpyArray
+from grl.check.form import Call, Form, NotApplicableError, WrongError, transformation
 from grl.check.jax_derivatives import loss_of, over_coefficients, sample_loss_of, the_x
 from grl.check.reference import COEFF, FIRST, SECOND, WEIGHTS, X, same
 
@@ -112,7 +113,7 @@ _INSTRUCTION = re.compile(r"= (?P<type>\S+) (?P<name>[a-z][a-z0-9-]*)\(")
 _MOVES = {"parameter", "constant", "copy", "tuple", "get-tuple-element", "bitcast", "fusion", "call", "broadcast"}
 
 
-def instructions(function: Callable[..., Any], x: Array, *further: Any) -> list[str]:
+def instructions(function: Call, x: Array, *further: Array) -> list[str]:
     """Return the instructions on arrays of the size of the vector x in XLA's optimised program of function(x, …).
 
     Instructions that compute nothing are left out, including the broadcast of λ to the size of the gradient.
@@ -146,7 +147,7 @@ def _scan(form: Form) -> None:
     same(jax.grad(loss)(the_x()), (-COEFF) ** 3 * _sines())
 
 
-def _sines() -> Any:
+def _sines() -> NumpyArray:
     """The derivative of Σ w·sin(sin(sin(x)))."""
     return WEIGHTS * np.cos(X) * np.cos(np.sin(X)) * np.cos(np.sin(np.sin(X)))
 
@@ -272,7 +273,7 @@ def _export_serialised(form: Form) -> None:
     same(jax.grad(program.call)(the_x()), -COEFF * np.cos(X))
 
 
-def _exported(form: Form, shape: Any) -> Any:
+def _exported(form: Form, shape: Any) -> export.Exported:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     layer = form.make(COEFF)
     return export.export(jax.jit(lambda x: jnp.sin(layer(x)).sum()))(x)

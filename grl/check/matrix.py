@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from grl.check.form import STATUSES, Cell, Form, NotApplicableError, Transformation, WrongError
 
@@ -27,7 +27,7 @@ class Rows(Protocol):
 class DerivativeRows(Rows, Protocol):
     """The first of a backend's modules, on which the others build."""
 
-    def the_x(self) -> Any:
+    def the_x(self) -> object:
         """Return a fresh array of the framework, float32 of shape (4, 3)."""
 
 
@@ -53,7 +53,7 @@ def transformations(backend: str) -> dict[str, Transformation]:
     return {row.name: row for row in rows}
 
 
-def sample_input(backend: str) -> Any:
+def sample_input(backend: str) -> object:
     """Return the input of most transformations, an array of one framework.
 
     Args:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from grl.check.form import Form, WrongError, transformation
+from grl.arrays import Array
+from grl.check.form import Call, Form, Layer, WrongError, transformation
 from grl.check.reference import BITS, COEFF, FIRST, SECOND, WEIGHTS, X, same, same_bits
 
 __all__ = ["TRANSFORMATIONS"]
@@ -27,7 +26,7 @@ def the_x() -> Tensor:
     return fresh(X)
 
 
-def fresh(values: NDArray[Any]) -> Tensor:
+def fresh(values: Array) -> Tensor:
     """Return a tensor that shares no memory: a layer that writes into its cotangent must not change the constants."""
     return torch.from_numpy(values.copy())
 
@@ -143,7 +142,7 @@ def _func_vmap_coeff(form: Form) -> None:
     same(over_coefficients(form, lambda f: f), -np.array([0.1, -2.0])[:, None, None] * FIRST)
 
 
-def over_coefficients(form: Form, compiled: Callable[[Any], Any]) -> Tensor:
+def over_coefficients(form: Form, compiled: Call) -> Tensor:
     form.reverse(the_x(), COEFF)  # raises NotApplicableError if there is no such argument
     coeffs = torch.tensor([0.1, -2.0])
     per_coeff = vmap(lambda c: grad(loss_of(lambda x: form.reverse(x, c)))(the_x()))
@@ -200,7 +199,7 @@ def _functional_call(form: Form) -> None:
     torch.manual_seed(0)
     first, last = nn.Linear(3, 3), nn.Linear(3, 1)
 
-    def model(layer: Any) -> nn.Module:
+    def model(layer: Layer) -> nn.Module:
         return _Chain(copy.deepcopy(first), layer, copy.deepcopy(last))
 
     def gradients(network: nn.Module) -> Tensor:
@@ -213,7 +212,7 @@ def _functional_call(form: Form) -> None:
 
 
 class _Chain(nn.Module):
-    def __init__(self, first: nn.Module, layer: Any, last: nn.Module) -> None:
+    def __init__(self, first: nn.Module, layer: Layer, last: nn.Module) -> None:
         super().__init__()
         self.first, self.layer, self.last = first, layer, last
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from grl.check.form import Form, NotApplicableError, WrongError, transformation
+from grl.check.form import Call, Form, NotApplicableError, WrongError, transformation
 from grl.check.reference import COEFF, FIRST, SECOND, WEIGHTS, X, same
 from grl.check.torch_derivatives import (
     derivative,
@@ -32,9 +32,9 @@ from grl.check.torch_derivatives import (
 __all__ = ["TRANSFORMATIONS", "count_graphs", "count_kernels"]
 
 
-def _compiled(function: Any, backend: Any = "aot_eager", **options: Any) -> Any:
+def _compiled(function: Call, backend: str | Call = "aot_eager", *, dynamic: bool | None = None) -> Call:
     torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, backend=backend, **options)
+    return torch.compile(function, fullgraph=True, backend=backend, dynamic=dynamic)
 
 
 @transformation("compile")
