@@ -83,6 +83,8 @@ class Coefficient:
 
     def aligned(self, shape: tuple[int, ...]) -> Array:
         """Return λ in the shape in which it multiplies a gradient of shape `shape`."""
+        if self.values.size == 1:
+            return self.values.reshape(())
         return self.values.reshape(-1, *[1] * (len(shape) - 1)) if self.kind == "per sample" else self.values
 
     def __repr__(self) -> str:
