@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
 from grl.coefficient import finite_number
 
-__all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "Schedule"]
+if TYPE_CHECKING:
+    from jax import Array
 
 __all__ = ["ConstantSchedule", "DannSchedule", "LinearSchedule", "Schedule"]
 
@@ -33,8 +34,23 @@ class Schedule(Protocol):
         ...
 
 
+class _TypedSchedule:
+    """The types of a call: a Python float for a Python or NumPy step, a JAX scalar for a JAX step."""
+
+    @overload
+    def __call__(self, step: int | np.integer[Any]) -> float: ...
+    @overload
+    def __call__(self, step: Array) -> Array: ...
+    def __call__(self, step: Any) -> Any:
+        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
+        return self._at(step)
+
+    def _at(self, step: Any) -> Any:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class ConstantSchedule:
+class ConstantSchedule(_TypedSchedule):
     """λ(step) = value.
 
     Args:
@@ -54,13 +70,12 @@ class ConstantSchedule:
     def __post_init__(self) -> None:
         _check_numbers(self, "value")
 
-    def __call__(self, step: Any) -> Any:
-        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
+    def _at(self, step: Any) -> Any:
         return _mix(self.value, self.value, 0 * _progress(step, 1))
 
 
 @dataclass(frozen=True)
-class LinearSchedule:
+class LinearSchedule(_TypedSchedule):
     """λ(step) = (1 − p)·start + p·end, with progress p = clip(step / total_steps, 0, 1).
 
     Args:
@@ -85,13 +100,12 @@ class LinearSchedule:
         _check_total_steps(self.total_steps)
         _check_numbers(self, "start", "end")
 
-    def __call__(self, step: Any) -> Any:
-        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
+    def _at(self, step: Any) -> Any:
         return _mix(self.start, self.end, _progress(step, self.total_steps))
 
 
 @dataclass(frozen=True)
-class DannSchedule:
+class DannSchedule(_TypedSchedule):
     """λ(step) = low + (high − low)·tanh(γp/2), with progress p = clip(step / total_steps, 0, 1).
 
     tanh(γp/2) is the paper's 2/(1 + exp(−γp)) − 1. λ ends at low + (high − low)·tanh(γ/2): with γ = 10 that is
@@ -124,8 +138,7 @@ class DannSchedule:
         _check_total_steps(self.total_steps)
         _check_numbers(self, "gamma", "low", "high")
 
-    def __call__(self, step: Any) -> Any:
-        """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
+    def _at(self, step: Any) -> Any:
         progress = _progress(step, self.total_steps)
         if isinstance(progress, float):
             return _mix(self.low, self.high, math.tanh(self.gamma * progress / 2))

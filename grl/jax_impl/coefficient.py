@@ -13,7 +13,7 @@ from grl.coefficient import aligned_shape, finite_number, own_array, require_rea
 
 __all__ = ["Coefficient", "aligned_coefficient", "as_coefficient", "scale"]
 
-Coefficient: TypeAlias = "float | np.floating[Any] | np.integer[Any] | NDArray[Any] | Array"
+Coefficient: TypeAlias = float | np.floating[Any] | np.integer[Any] | NDArray[Any] | Array
 """λ: a real number, an array of one element, one value per sample (N,), or one per element of x."""
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from grl.jax_impl._flax import nnx
+from grl.jax_impl.coefficient import Coefficient
 from grl.jax_impl.convolution import convolve, max_pool
 from grl.jax_impl.function import gradient_reversal
-from grl.jax_impl.module import Coefficient
 from grl.sizes import feature_map, feature_size
 
 __all__ = ["DANN", "MLP", "ConvNet"]

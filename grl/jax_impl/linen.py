@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 from grl.jax_impl._flax import linen
-from grl.jax_impl.coefficient import as_coefficient
+from grl.jax_impl.coefficient import Coefficient, as_coefficient
 from grl.jax_impl.function import gradient_reversal
-from grl.jax_impl.module import Coefficient
 from grl.ramp import coeff_at
 from grl.schedules import Schedule
 

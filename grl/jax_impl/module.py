@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from grl.jax_impl._flax import nnx
-from grl.jax_impl.coefficient import as_coefficient
+from grl.jax_impl.coefficient import Coefficient, as_coefficient
 from grl.jax_impl.function import gradient_reversal
 from grl.ramp import Ramp
 from grl.schedules import Schedule
 
 __all__ = ["GRL", "ReversalState"]
-
-Coefficient: TypeAlias = float | Array | NDArray[Any]
-"""λ: a finite real number, or a real array with one value in all, per sample, or per element."""
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,12 @@ class DANN(nn.Module):
         self.backbone, size = backbone, feature_size(backbone)
         self.label_classifier = MLP(size, (*label_hidden, num_classes), "relu", activate_last=False)
         self.domain_classifier = MLP(size, (*domain_hidden, 1), "relu", activate_last=False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: object, alpha: Coefficient = 1.0) -> tuple[Tensor, Tensor]:
+            """Call `forward`."""
+            ...
 
     def forward(self, x: object, alpha: Coefficient = 1.0) -> tuple[Tensor, Tensor]:
         """Return the logits of the classes and of the domain.
