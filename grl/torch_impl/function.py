@@ -53,8 +53,8 @@ def gradient_reversal(x: T, coeff: Coefficient = 1.0) -> T:
         later derivative is not.)
 
     Raises:
-        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, or an object that
-            PyTorch's pytrees do not know and that could contain tensors.
+        TypeError: λ is a bool, a string, None or complex; or x holds an array of another library, a sparse or strided
+            nested tensor, or an object that PyTorch's pytrees do not know and that could contain tensors.
         ValueError: λ is not finite, or its shape fits none of the forms above.
         RuntimeError: from PyTorch, when the result is changed in place (`nn.ReLU(inplace=True)` right after).
 
@@ -78,7 +78,11 @@ def gradient_reversal(x: T, coeff: Coefficient = 1.0) -> T:
         and not active
         and coeff - coeff == 0.0  # finite; the cheapest test
     ):
-        return _apply_eagerly(x, coeff)
+        try:
+            return _apply_eagerly(x, coeff)
+        except RuntimeError:
+            _require_strides(x)  # says it in a sentence
+            raise
     if is_dynamo_compiling() and not transforms_must_be_active() and dual_state._current_level >= 0:
         uncompiled: T = _reverse_uncompiled(x, coeff)
         return uncompiled
@@ -142,6 +146,7 @@ class GradientReverseFunction(Function):
         """Return `x`; its gradient is multiplied by −λ on the way back."""
         # `torch.func` does not know that a Function returned a view. A change of x or y in place would change the
         # values of both and the derivative of only one.
+        _require_strides(x)
         argument = x.clone() if transforms_may_be_active() else x
         reversed_x: TensorT = super().apply(argument, coeff)  # type: ignore[no-untyped-call]  # untyped in torch
         return reversed_x
@@ -208,6 +213,19 @@ class GradientReverseFunction(Function):
             shape = aligned_shape(checked.shape[1:], x.shape[1:]) or (1,) * (x.dim() - 1)
             checked, x_dim = checked.reshape(len(checked), *shape), 0
         return GradientReverseFunction.apply(x, checked), x_dim
+
+
+def _require_strides(x: object) -> None:
+    """Raise for a tensor that has no views: a sparse one, or a nested one of the older, strided kind."""
+    if not isinstance(x, Tensor):
+        return
+    if x.layout not in (torch.strided, torch.jagged):
+        raise TypeError(f"x: got a tensor of layout {x.layout}; expected a dense one. Reverse x.to_dense().")
+    if x.is_nested and x.layout is torch.strided:
+        raise TypeError(
+            "x: got a nested tensor of layout torch.strided; expected one of layout torch.jagged."
+            " Create it by torch.nested.nested_tensor(…, layout=torch.jagged)."
+        )
 
 
 # Under `torch.func`, Dynamo would otherwise inline `forward` alone and lose the gradient without a word

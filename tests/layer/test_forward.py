@@ -260,6 +260,31 @@ def test_jax_keeps_the_sharding_and_adds_no_collective() -> None:
         assert report[form.name] == expected, form
 
 
+def _without_plain_strides() -> dict[str, Any]:
+    eye = torch.eye(3)
+    return {
+        "sparse_coo": eye.to_sparse(),
+        "sparse_csr": eye.to_sparse_csr(),
+        "sparse_csc": eye.to_sparse_csc(),
+        "sparse_bsr": torch.eye(4).to_sparse_bsr((2, 2)),
+        "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.strided),
+    }
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore:Sparse|The PyTorch API of nested:UserWarning")
+@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "nested"])
+def test_torch_tensors_without_views_are_refused_in_a_sentence(kind: str) -> None:
+    x = _without_plain_strides()[kind].requires_grad_()
+    layout = (
+        "torch.strided; expected one of layout torch.jagged" if kind == "nested" else f"torch.{kind}; expected a dense"
+    )
+    for coeff in (0.5, torch.tensor(0.5)):
+        for reverse in (torch_impl.gradient_reversal, torch_impl.GradientReverseFunction.apply):
+            with pytest.raises(TypeError, match=f"^x: got a .*tensor of layout {layout}"):
+                reverse(x, coeff)
+
+
 # Any pytree
 
 
