@@ -41,11 +41,11 @@ class _TypedSchedule:
     def __call__(self, step: int | np.integer[Any]) -> float: ...
     @overload
     def __call__(self, step: Array) -> Array: ...
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: object) -> object:
         """Return λ at `step`, an integer that is 0 at the first step. Raises TypeError for anything else."""
         return self._at(step)
 
-    def _at(self, step: Any) -> Any:
+    def _at(self, step: object) -> object:
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class ConstantSchedule(_TypedSchedule):
     def __post_init__(self) -> None:
         _check_numbers(self, "value")
 
-    def _at(self, step: Any) -> Any:
+    def _at(self, step: object) -> object:
         return _mix(self.value, self.value, 0 * _progress(step, 1))
 
 
@@ -100,7 +100,7 @@ class LinearSchedule(_TypedSchedule):
         _check_total_steps(self.total_steps)
         _check_numbers(self, "start", "end")
 
-    def _at(self, step: Any) -> Any:
+    def _at(self, step: object) -> object:
         return _mix(self.start, self.end, _progress(step, self.total_steps))
 
 
@@ -138,7 +138,7 @@ class DannSchedule(_TypedSchedule):
         _check_total_steps(self.total_steps)
         _check_numbers(self, "gamma", "low", "high")
 
-    def _at(self, step: Any) -> Any:
+    def _at(self, step: object) -> object:
         progress = _progress(step, self.total_steps)
         if isinstance(progress, float):
             return _mix(self.low, self.high, math.tanh(self.gamma * progress / 2))
@@ -147,7 +147,7 @@ class DannSchedule(_TypedSchedule):
         return _mix(self.low, self.high, jnp.tanh(self.gamma * progress / 2))
 
 
-def _mix(start: float, end: float, weight: Any) -> Any:
+def _mix(start: float, end: float, weight: Any) -> object:
     # Not start + weight·(end − start): this form meets both ends exactly.
     return (1 - weight) * start + weight * end
 
@@ -166,14 +166,14 @@ def _progress(step: Any, total_steps: int) -> Any:
     raise TypeError(f"step: got {step!r} of type {type(step).__name__}; expected a Python, NumPy or JAX integer.")
 
 
-def _check_total_steps(total_steps: Any) -> None:
+def _check_total_steps(total_steps: object) -> None:
     if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer):
         raise TypeError(f"total_steps: got {total_steps!r}; expected a positive integer.")
     if total_steps < 1:
         raise ValueError(f"total_steps: got {total_steps}; expected a positive integer.")
 
 
-def _check_numbers(schedule: Any, *names: str) -> None:
+def _check_numbers(schedule: object, *names: str) -> None:
     for name in names:
         number = finite_number(getattr(schedule, name), name, "a finite real number")
         object.__setattr__(schedule, name, number)  # the class is frozen; it keeps the 64-bit float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from grl.arrays import Array
 from grl.diagnosis.records import Case, FloatLimits, Loss, LossGradients, Pullback
@@ -35,7 +35,7 @@ class Half(Protocol):
     def names(self, model: Any, frozen: bool = False) -> list[str]:
         """Return the names of all parameters that are trained, or of those that are not."""
 
-    def is_function(self, layer: Any) -> bool:
+    def is_function(self, layer: object) -> TypeGuard[Callable[..., object]]:
         """Return whether a layer is a function, which is found where it is a global."""
 
     def gradients(

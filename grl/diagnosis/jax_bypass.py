@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 
@@ -21,7 +21,7 @@ _bypass = user_context(None)
 
 
 @contextmanager
-def reversal_bypassed(layer: Any, factor: float) -> Iterator[Bypass]:
+def reversal_bypassed(layer: object, factor: float) -> Iterator[Bypass]:
     """Give the gradient a factor in place of what a reversal makes of it, for the time of the block.
 
     Other threads keep their gradients, and so does what they compile meanwhile.
@@ -42,7 +42,7 @@ def reversal_bypassed(layer: Any, factor: float) -> Iterator[Bypass]:
         if is_function(layer):
             local = stack.enter_context(local_calls())
 
-            def call(*arguments: Any, **named: Any) -> Any:
+            def call(*arguments: object, **named: object) -> object:
                 return _passed_on(bypass, arguments, named)
 
             for module, name in homes(layer):
@@ -51,7 +51,7 @@ def reversal_bypassed(layer: Any, factor: float) -> Iterator[Bypass]:
 
 
 @contextmanager
-def layer_bypassed_in(model: Any, layer: Any, names: list[str], bypass: Bypass) -> Iterator[None]:
+def layer_bypassed_in(model: object, layer: object, names: list[str], bypass: Bypass) -> Iterator[None]:
     """Bypass a submodule or a class for the calls of this context, for the time of the block.
 
     Python looks `__call__` up in the class, so it is replaced there.
@@ -72,7 +72,7 @@ def layer_bypassed_in(model: Any, layer: Any, names: list[str], bypass: Bypass) 
 
 
 def _local_call(original: Callable[..., Any], chosen: list[object], bypass: Bypass, local: Local) -> Any:
-    def call(self: object, *arguments: Any, **named: Any) -> Any:
+    def call(self: object, *arguments: object, **named: object) -> object:
         if chosen and not any(self is part for part in chosen):
             return original(self, *arguments, **named)
         return _passed_on(bypass, arguments, named)
@@ -80,19 +80,19 @@ def _local_call(original: Callable[..., Any], chosen: list[object], bypass: Bypa
     return local(call, original)
 
 
-def _passed_on(bypass: Bypass, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+def _passed_on(bypass: Bypass, arguments: tuple[object, ...], named: Mapping[str, object]) -> object:
     """Return the first argument of a layer's call, with the gradient or without."""
     bypass.runs += 1
     x = arguments[0] if arguments else next(iter(named.values()))
     return x if bypass.factor else jax.lax.stop_gradient(x)
 
 
-def is_function(layer: object) -> bool:
+def is_function(layer: object) -> TypeGuard[Callable[..., object]]:
     """Return whether a layer is a function, which is found where it is a global."""
     return callable(layer) and not isinstance(layer, type) and not is_nnx(layer)
 
 
-def names_of_layer(model: Any, layer: Any) -> list[str]:
+def names_of_layer(model: object, layer: object) -> list[str]:
     """Return the names of the modules that a layer stands for: itself, or those of its class.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Bypasses(NamedTuple):
 
 
 @contextmanager
-def reversal_bypassed(model: nn.Module, layer: Any, factor: float) -> Iterator[Bypasses]:
+def reversal_bypassed(model: nn.Module, layer: object, factor: float) -> Iterator[Bypasses]:
     """Give the gradient a factor in place of what a reversal makes of it, for the time of the block.
 
     Other threads keep their gradients. Compiled functions of all threads run eagerly meanwhile.
@@ -61,7 +61,7 @@ def reversal_bypassed(model: nn.Module, layer: Any, factor: float) -> Iterator[B
         yield Bypasses(bypass, hooks)
 
 
-def is_function(layer: object) -> bool:
+def is_function(layer: object) -> TypeGuard[Callable[..., object]]:
     """Return whether a layer is a function, which is found where it is a global."""
     return callable(layer) and not isinstance(layer, type | nn.Module)
 
@@ -113,10 +113,12 @@ class _HooksBypassed(TorchFunctionMode):
         return call
 
 
-def _replacements(model: nn.Module, layer: Any, bypass: Bypass, local: Local) -> Iterator[tuple[object, str, object]]:
+def _replacements(
+    model: nn.Module, layer: object, bypass: Bypass, local: Local
+) -> Iterator[tuple[object, str, object]]:
     """Yield the owner, the name and the new value of every attribute that has to change for a layer to be bypassed."""
 
-    def forward(*arguments: Any, **named: Any) -> Any:
+    def forward(*arguments: object, **named: object) -> object:
         bypass.runs += 1
         x = arguments[0] if arguments else next(iter(named.values()))
         return x if bypass.factor else pytree.tree_map_only(Tensor, Tensor.detach, x)
@@ -147,11 +149,11 @@ def _of_function(rule: type[Function], bypass: Bypass, local: Local) -> Iterator
     gradient = "backward" if rule.vjp is Function.vjp else "vjp"
     backward: Callable[..., Any] = getattr(rule, gradient)
 
-    def mark(ctx: Any, *arguments: Any, **named: Any) -> Any:
+    def mark(ctx: Any, *arguments: object, **named: object) -> object:
         ctx.grl_bypass = bypass
         return forward(ctx, *arguments, **named)
 
-    def bypassed_backward(ctx: Any, *cotangents: Tensor) -> Any:
+    def bypassed_backward(ctx: Any, *cotangents: Tensor) -> object:
         if getattr(ctx, "grl_bypass", None) is not bypass:
             return backward(ctx, *cotangents)
         bypass.runs += 1
@@ -162,7 +164,7 @@ def _of_function(rule: type[Function], bypass: Bypass, local: Local) -> Iterator
     yield rule, gradient, staticmethod(bypassed_backward)
 
 
-def _chosen(model: nn.Module, layer: Any) -> list[nn.Module]:
+def _chosen(model: nn.Module, layer: object) -> list[nn.Module]:
     chosen = [
         part
         for name, part in model.named_modules()

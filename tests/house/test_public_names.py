@@ -30,7 +30,7 @@ DOORS = (
 )
 """The modules that a user imports from. What they offer documents every argument, result and error."""
 
-ANY = 580
+ANY = 300
 """How often `grl/` may use the type `Any`: only where a framework leaves no type."""
 
 needs_both = pytest.mark.skipif(not (HAS_TORCH and HAS_FLAX), reason="needs both frameworks")

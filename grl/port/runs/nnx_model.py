@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from grl.port.runs.perturbation import moved
 from grl.port.runs.recording import LOSS, OUTPUT, Array, Dropout, Recording, RunSettings
 
 __all__ = ["JaxModel"]
+
+Tree: TypeAlias = Any
+"""A pytree of arrays, such as the state of an nnx module: JAX has no type for it."""
 
 
 class JaxModel:
@@ -46,14 +49,14 @@ class JaxModel:
         self.trained = getattr(optimizer, "wrt", nnx.Param)
         self._programs: dict[str, Callable[..., Any]] = {}
         self._program: _Program | None = None
-        self._slots: Any = None
+        self._slots: Tree = None
         model = nnx.clone(model)
         if settings.train is not None:
             model.train() if settings.train else model.eval()
         with self._precision():
             if settings.double:
                 widen(model)
-            split: Any = nnx.split(model, self.trained, ...)
+            split: Tree = nnx.split(model, self.trained, ...)
             self.graph, parameters, rest = split
             self.parameters = doubled(parameters) if settings.double else parameters
             self.rest = doubled(rest) if settings.double else rest
@@ -85,7 +88,7 @@ class JaxModel:
         """Return the program of a run, which takes parameters, the rest of the state, and inputs."""
         trace = Trace()
 
-        def forward(parameters: Any, rest: Any, inputs: Any) -> tuple[jax.Array, Any]:
+        def forward(parameters: Tree, rest: Tree, inputs: Tree) -> tuple[jax.Array, Tree]:
             model = nnx.merge(self.graph, parameters, rest, copy=True)  # Variables of this trace, free to change
             trace.activations, trace.dropouts = {}, []
             with recording(model, self.settings.watched, trace, without_dropout):
@@ -95,7 +98,7 @@ class JaxModel:
             trace.activations[LOSS] = [value]
             return value, (list(trace.activations.values()), self._rest_of(model))
 
-        def step(parameters: Any, rest: Any, inputs: Any) -> Any:
+        def step(parameters: Tree, rest: Tree, inputs: Tree) -> Tree:
             differentiated = jax.value_and_grad(forward, has_aux=True)
             (_, (activations, statistics)), gradients = differentiated(parameters, rest, inputs)
             updates = None
@@ -110,7 +113,7 @@ class JaxModel:
             narrow_step = self.settings.double and self.steps_in_float32()
             compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
 
-        def run(parameters: Any, rest: Any, inputs: Any) -> Recording:
+        def run(parameters: Tree, rest: Tree, inputs: Tree) -> Recording:
             with self._precision():
                 activations, gradients, statistics, updates = compiled(parameters, rest, inputs)
             pairs = zip(trace.activations, activations, strict=True)
@@ -132,14 +135,14 @@ class JaxModel:
         if self.optimizer is None or not self.settings.double:
             return False
 
-        def update(parameters: Any) -> Any:
+        def update(parameters: Tree) -> Tree:
             return self.optimizer.update(parameters, self.optimizer.init(parameters), parameters)[0]
 
         with self._precision():
             jaxpr = jax.make_jaxpr(update)(self.parameters).jaxpr
         return narrows(jaxpr) or widens(jaxpr)
 
-    def train(self, inputs: Sequence[object], targets: Any, loss: Callable[..., jax.Array]) -> float:
+    def train(self, inputs: Sequence[object], targets: Tree, loss: Callable[..., jax.Array]) -> float:
         """Take a step of training, which changes the model; return the loss before it.
 
         Args:
@@ -148,10 +151,10 @@ class JaxModel:
             loss: a function of the output and of the targets.
         """
 
-        def step(state: Any, arrays: Any, targets: Any) -> Any:
+        def step(state: Tree, arrays: Tree, targets: Tree) -> Tree:
             parameters, rest, optimizer = state
 
-            def forward(parameters: Any) -> tuple[jax.Array, Any]:
+            def forward(parameters: Tree) -> tuple[jax.Array, Tree]:
                 model = nnx.merge(self.graph, parameters, rest, copy=True)
                 with recording(model, (), Trace(), self.settings.without_dropout):
                     output = model(*rebuild(arrays))
@@ -202,7 +205,7 @@ class JaxModel:
     def _trace(self) -> tuple[Trace, Jaxpr]:
         trace = Trace()
 
-        def forward(parameters: Any, rest: Any, inputs: Any) -> Any:
+        def forward(parameters: Tree, rest: Tree, inputs: Tree) -> Tree:
             model = nnx.merge(self.graph, parameters, rest, copy=True)
             with recording(model, (), trace, self.settings.without_dropout):
                 return self.loss(model(*self._rebuild(inputs)))
@@ -210,7 +213,7 @@ class JaxModel:
         with self._precision():
             return trace, jax.make_jaxpr(forward)(self.parameters, self.rest, self.inputs).jaxpr
 
-    def _rest_of(self, model: nnx.Module) -> Any:
+    def _rest_of(self, model: nnx.Module) -> Tree:
         """The state of everything that is not trained."""
         return nnx.split(model, self.trained, ...)[2]  # type: ignore[misc]
 
@@ -218,5 +221,5 @@ class JaxModel:
         return in_float64() if self.settings.double else nullcontext()
 
 
-_Program = Callable[[Any, Any, Any], Recording]
+_Program = Callable[[Tree, Tree, Tree], Recording]
 """A compiled run: of parameters, the rest of the state, and inputs."""
