@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from grl.ramp import coeff_at
 from grl.torch_impl.function import Coefficient, GradientReverseFunction, gradient_reversal
 from grl.torch_impl.module import GRL
 
@@ -181,7 +180,8 @@ class WarmStartGradientReverseLayer(GRL):
     @iter_num.setter
     def iter_num(self, count: int) -> None:
         self._write_step(count)
-        self._write_coeff(coeff_at(self._schedule, count))
+        if self._schedule is not None:
+            self._set(self._schedule, count)
 
     def forward(self, x: T, coeff: Coefficient | None = None, reverse: bool = True) -> T:
         """Return `x`, as `GRL` does; with `auto_step` in training mode, step afterwards.

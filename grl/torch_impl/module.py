@@ -6,6 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
@@ -147,7 +148,7 @@ class GRL(Ramp[Coefficient], nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "coeff":  # nn.Module would register a Parameter, a Buffer or a Module under this name instead
-            object.__setattr__(self, name, value)
+            _uncompiled(partial(object.__setattr__, self, name, value))
             return
         super().__setattr__(name, value)
         # `from_pretrained` (transformers 5) puts uninitialised memory in place of each buffer that its file lacks. It
@@ -182,8 +183,6 @@ class GRL(Ramp[Coefficient], nn.Module):
         """
         _uncompiled(super().step)
 
-    # Compiled, the schedule's value would be a number that the trace made up, and the buffer would keep its old λ.
-    @torch.compiler.disable(reason="λ and the step count change in eager code")  # type: ignore[untyped-decorator]
     def _write_coeff(self, value: Coefficient) -> None:
         coeff = _as_coefficient(value)
         if isinstance(coeff, Tensor):
@@ -257,6 +256,7 @@ def _call(function: Callable[[], None]) -> None:
     function()
 
 
+# A compiled graph loses what it writes to a float64 buffer of no dimension (torch 2.13, aot_eager and Inductor).
 _uncompiled = torch.compiler.disable(_call, reason="λ and the step count change in eager code")
 _ENOUGH_CALLS = 100
 _OLDER_NAMES = {"coefficient": "coeff", "step_count": "step"}
