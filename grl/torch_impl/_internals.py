@@ -15,6 +15,7 @@ from torch.autograd import Function, forward_ad
 __all__ = [
     "bare_apply",
     "dual_state",
+    "is_jit_tracing",
     "is_traced",
     "is_wrapped",
     "transforms_may_be_active",
@@ -70,6 +71,12 @@ try:
 except ImportError:
     dual_state = _ProbedDualState()
 """`dual_state._current_level` is 0 or more inside of forward-mode differentiation, and -1 outside."""
+
+
+try:
+    from torch._C import _is_tracing as is_jit_tracing  # half the time of the public function
+except ImportError:
+    from torch.jit import is_tracing as is_jit_tracing  # type: ignore[attr-defined]
 
 
 def is_traced(tensor: Tensor) -> bool:

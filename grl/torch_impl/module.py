@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._C import _is_tracing
-from torch.compiler import is_dynamo_compiling as _is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling
 
 from grl.coefficient import finite_number
 from grl.ramp import Ramp
 from grl.schedules import ConstantSchedule, Schedule
+from grl.torch_impl._internals import is_jit_tracing
 from grl.torch_impl.coefficient import Coefficient
 from grl.torch_impl.coefficient import as_coefficient as _as_coefficient
 from grl.torch_impl.function import gradient_reversal
@@ -111,13 +111,13 @@ class GRL(Ramp[Coefficient], nn.Module):
             return x
         if coeff is None:
             coeff = self._buffers["coefficient"]
-            if not _is_dynamo_compiling():
+            if not is_dynamo_compiling():
                 # A number is cheaper than a tensor, and reading one from the CPU waits for nothing.
                 if (
                     type(coeff) is Tensor
                     and self._number is not None
                     and coeff.is_cpu
-                    and not _is_tracing()
+                    and not is_jit_tracing()
                     and (type(x) is Tensor or not isinstance(x, torch.fx.Proxy))
                 ):
                     try:  # noqa: SIM105  # `contextlib.suppress` would cost a microsecond

@@ -18,13 +18,14 @@ builtins.__import__ = hiding
 """
 
 TORCH = """
+import warnings
 from collections import OrderedDict, namedtuple
 
 import torch
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from grl.torch_impl import function, gradient_reversal
+from grl.torch_impl import GRL, function, gradient_reversal, module
 builtins.__import__ = usual
 if HIDDEN == "is_traced":
     function.is_traced = lambda tensor: False
@@ -74,6 +75,16 @@ mapped = gradient_reversal(tree, 0.5)
 assert type(mapped) is OrderedDict and type(mapped["d"]) is Pair and mapped["a"][1] == 1
 (mapped["a"][0] + mapped["b"][0] + mapped["b"][1]["c"] + mapped["d"].a).sum().backward()
 assert torch.equal(leaf.grad, torch.full((2,), -2.0))
+
+layer = GRL(0.5)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of torch.jit, which is deprecated
+    traced = torch.jit.trace(layer, (torch.ones(2, requires_grad=True),))
+assert torch.equal(traced(x), x)
+layer.coeff = 0.25
+leaf = x.clone().requires_grad_()
+layer(leaf).sum().backward()
+assert torch.equal(leaf.grad, torch.full((2,), -0.25))
 print("right")
 """
 
@@ -83,6 +94,7 @@ PROOFS = {
     "_current_level": "function.dual_state is not forward_ad",
     "tree_map": "function.tree_map.__module__ == 'grl.torch_impl._internals'",
     "is_traced": "True",
+    "_is_tracing": "module.is_jit_tracing is torch.jit.is_tracing",
 }
 
 
